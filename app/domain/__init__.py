@@ -1,0 +1,1 @@
+"""The arithmetic and the rules. No I/O, no event loop, no clock, no logging."""

@@ -1,0 +1,114 @@
+"""Exact numbers: how a decimal is read, kept, rounded once and written.
+
+Amounts live as ``Decimal`` or as integers in *units* of 1e-18. The rule of the
+whole system is **leaf rounding**: a published leaf figure (a market value, a
+cost basis, a cash flow, a fee) is rounded once, half to even, to 1e-18, and
+every sum above it is an exact sum of published leaves. So rows and totals add
+up to the last digit on every screen.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import (
+    ROUND_HALF_EVEN,
+    Clamped,
+    Context,
+    Decimal,
+    DivisionByZero,
+    InvalidOperation,
+    Overflow,
+    localcontext,
+)
+
+SCALE = 18
+"""Decimal places of every published amount, and the most a client may send."""
+
+UNITS = 10**SCALE
+"""How many units make one."""
+
+ZERO = Decimal(0)
+
+STATE_QUANTUM = Decimal(1).scaleb(-36)
+"""The finest step of ledger state: the product of two 18-place numbers is exact in it."""
+
+_UNIT_QUANTUM = Decimal(1).scaleb(-SCALE)
+
+# 72 digits hold the product of two 36-digit numbers; the rest is room for sums
+# over many of them and for the product that precedes a division.
+_EXACT = Context(
+    prec=160,
+    rounding=ROUND_HALF_EVEN,
+    Emin=-999_999,
+    Emax=999_999,
+    traps=[InvalidOperation, DivisionByZero, Overflow, Clamped],
+)
+
+# ASCII digits only: str.isdigit, \d and Decimal itself accept other scripts.
+_PLAIN = re.compile(r"[0-9]{1,18}(?:\.[0-9]{1,18})?")
+_PLAIN_SIGNED = re.compile(r"-?[0-9]{1,18}(?:\.[0-9]{1,18})?")
+
+
+@contextmanager
+def exact() -> Iterator[None]:
+    """Run a block of Decimal arithmetic with enough digits to lose none."""
+    with localcontext(_EXACT):
+        yield
+
+
+def parse_plain(text: str) -> Decimal:
+    """Read an unsigned plain decimal: ASCII, at most 18 digits each side of the point.
+
+    Raises:
+        ValueError: for a sign, an exponent, NaN, Infinity, other digits or too many.
+    """
+    if _PLAIN.fullmatch(text) is None:
+        raise ValueError("not a plain decimal of at most 18 digits before and 18 after the point")
+    return Decimal(text)
+
+
+def parse_positive(text: str) -> Decimal:
+    """Read a plain decimal greater than zero. Raises ValueError as :func:`parse_plain`."""
+    value = parse_plain(text)
+    if not value:
+        raise ValueError("must be greater than zero")
+    return value
+
+
+def parse_signed(text: str) -> Decimal:
+    """Read a plain decimal that may be negative (a rebate). Raises ValueError."""
+    if _PLAIN_SIGNED.fullmatch(text) is None:
+        raise ValueError("not a plain decimal of at most 18 digits before and 18 after the point")
+    return Decimal(text) + ZERO  # turns -0 into 0
+
+
+def quantize_state(value: Decimal) -> Decimal:
+    """Bring a quotient to the resolution of ledger state (1e-36)."""
+    return value.quantize(STATE_QUANTUM, context=_EXACT)
+
+
+def to_units(value: Decimal) -> int:
+    """Round half to even to 1e-18 and give the integer number of units."""
+    return int(value.quantize(_UNIT_QUANTUM, context=_EXACT).scaleb(SCALE, context=_EXACT))
+
+
+def from_units(units: int) -> Decimal:
+    """The decimal that an integer number of 1e-18 units stands for."""
+    return Decimal(units).scaleb(-SCALE, context=_EXACT)
+
+
+def format_units(units: int) -> str:
+    """Write units as a plain decimal: no exponent, no trailing zeros, no negative zero."""
+    sign = "-" if units < 0 else ""
+    whole, fraction = divmod(abs(units), UNITS)
+    if not fraction:
+        return f"{sign}{whole}"
+    return f"{sign}{whole}.{fraction:018d}".rstrip("0")
+
+
+def format_decimal(value: Decimal) -> str:
+    """Write a finite decimal plainly: no exponent, no trailing zeros, no negative zero."""
+    text = f"{value:f}"
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text

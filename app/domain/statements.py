@@ -1,0 +1,106 @@
+"""The published form of positions and totals: the ``Position`` and ``Totals`` of the contract.
+
+Plain dictionaries with the contract's names: amounts as decimal strings,
+times as RFC 3339 in UTC, unknown as None.
+"""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from app.domain.decimals import format_decimal, format_units
+from app.domain.ledger import entry_price
+from app.domain.positions import Position
+from app.domain.prices import Price
+from app.domain.valuation import PositionValue, Totals
+
+
+def position_statement(position: Position, value: PositionValue) -> dict[str, Any]:
+    """``Position`` of the contract."""
+    state = position.state
+    entry = entry_price(position.instrument, state)
+    return {
+        "position_id": position.position_id,
+        "account_id": position.account_id,
+        "symbol": position.symbol,
+        "market": position.instrument.market,
+        "position_side": position.position_side,
+        "side": position.side,
+        "quantity": format_decimal(abs(state.signed_qty)),
+        "signed_qty": format_decimal(state.signed_qty),
+        "entry_price": _decimal(entry),
+        "cost_basis": format_units(value.cost_basis),
+        "mark_price": None if value.mark is None else format_decimal(value.mark.price),
+        "price_source": None if value.mark is None else value.mark.source,
+        "mark_age_ms": value.mark_age_ms,
+        "is_stale": value.is_stale,
+        "market_value": _units(value.market_value),
+        "unrealized_pnl": _units(value.unrealized_pnl),
+        "unrealized_pnl_pct": value.unrealized_pnl_pct,
+        "realized_pnl": format_units(value.realized_pnl),
+        "realized_pnl_gross": format_units(value.realized_pnl_gross),
+        "fees": format_units(value.fees),
+        "fees_unpriced": {asset: format_decimal(fee) for asset, fee in state.fees_unpriced.items()},
+        "funding": format_units(value.funding),
+        "total_pnl": _units(value.total_pnl),
+        "settle_asset": position.instrument.settle,
+        "strategy": position.strategy or None,
+        "note": position.note or None,
+        "take_profit": _decimal(position.take_profit),
+        "stop_loss": _decimal(position.stop_loss),
+        "status": position.status,
+        "opened_at": timestamp(position.opened_at),
+        "updated_at": timestamp(position.updated_at),
+        "closed_at": None if position.closed_at is None else timestamp(position.closed_at),
+        "version": position.version,
+    }
+
+
+def totals_statement(totals: Totals) -> dict[str, Any]:
+    """``Totals`` of the contract. Equity is deposits (none recorded yet) plus total P&L."""
+    return {
+        "currency": totals.currency,
+        "unrealized_pnl": format_units(totals.unrealized_pnl),
+        "realized_pnl": format_units(totals.realized_pnl),
+        "realized_pnl_gross": format_units(totals.realized_pnl_gross),
+        "fees": format_units(totals.fees),
+        "funding": format_units(totals.funding),
+        "total_pnl": format_units(totals.total_pnl),
+        "day_pnl": _units(totals.day_pnl),
+        "equity": format_units(totals.total_pnl),
+        "gross_exposure": format_units(totals.gross_exposure),
+        "net_exposure": format_units(totals.net_exposure),
+        "is_complete": totals.is_complete,
+        "is_stale": totals.is_stale,
+        "unpriced": list(totals.unpriced),
+        "oldest_price_age_ms": totals.oldest_price_age_ms,
+    }
+
+
+def price_statement(price: Price, as_of_ms: int, stale_after_ms: int) -> dict[str, Any]:
+    """A price of the contract, with its age at ``as_of_ms``."""
+    return {
+        "symbol": price.symbol,
+        "price": format_decimal(price.price),
+        "price_source": price.source,
+        "bid": _decimal(price.bid),
+        "ask": _decimal(price.ask),
+        "last": _decimal(price.last),
+        "event_ms": price.event_ms,
+        "received_ms": price.received_ms,
+        "age_ms": price.age_ms(as_of_ms),
+        "is_stale": price.is_stale(as_of_ms, stale_after_ms),
+    }
+
+
+def timestamp(moment: datetime) -> str:
+    """RFC 3339 in UTC with ``Z`` and milliseconds."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _decimal(value: Decimal | None) -> str | None:
+    return None if value is None else format_decimal(value)
+
+
+def _units(value: int | None) -> str | None:
+    return None if value is None else format_units(value)

@@ -1,0 +1,111 @@
+"""Every setting, with its unit and its bound. The environment is read here and nowhere else.
+
+A variable is the field's name in capitals with the prefix ``TIDEMARK_``;
+``DATABASE_URL`` and ``REDIS_URL`` are also taken without it.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AliasChoices, Field, PositiveInt, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """The configuration of one process."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDEMARK_", env_file=".env", extra="ignore", frozen=True)
+
+    environment: Literal["development", "production"] = "development"
+    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    web_workers: Annotated[int, Field(ge=1, le=64)] = 2
+    data_dir: Path = Path(".tidemark")
+
+    database_url: str | None = Field(
+        default=None, validation_alias=AliasChoices("TIDEMARK_DATABASE_URL", "DATABASE_URL")
+    )
+    redis_url: str | None = Field(default=None, validation_alias=AliasChoices("TIDEMARK_REDIS_URL", "REDIS_URL"))
+    database_pool_size: Annotated[int, Field(ge=1, le=100)] = 5
+    database_timeout_s: Annotated[float, Field(gt=0, le=60)] = 5.0
+    redis_timeout_s: Annotated[float, Field(gt=0, le=60)] = 1.0
+
+    public_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins (scheme://host[:port]) that browsers may come from, besides the server's own host."""
+    registration_open: bool = True
+    session_idle_s: PositiveInt = 12 * 3600
+    session_absolute_s: PositiveInt = 7 * 24 * 3600
+    password_hashes_at_once: Annotated[int, Field(ge=1, le=16)] = 1
+    password_hashes_waiting: Annotated[int, Field(ge=1, le=1000)] = 32
+    logins_per_minute_per_ip: PositiveInt = 30
+    logins_per_minute_per_user: PositiveInt = 10
+    writes_per_second_per_user: PositiveInt = 50
+    max_open_positions_per_user: PositiveInt = 2000
+
+    flush_ms: Annotated[int, Field(ge=10, le=5000)] = 100
+    stale_after_ms: Annotated[int, Field(ge=500, le=600_000)] = 5000
+    lease_ttl_ms: Annotated[int, Field(ge=500, le=60_000)] = 3000
+    pnl_cache_ttl_s: PositiveInt = 60
+    reporting_currency: str = "USDT"
+
+    stream_max_hz: Annotated[float, Field(gt=0, le=50)] = 10.0
+    stream_default_hz: Annotated[float, Field(gt=0, le=50)] = 10.0
+    stream_heartbeat_ms: Annotated[int, Field(ge=500, le=60_000)] = 15_000
+    stream_max_symbols: PositiveInt = 200
+    stream_max_message_bytes: PositiveInt = 4096
+    stream_max_messages_per_s: PositiveInt = 20
+    stream_max_connections: PositiveInt = 20_000
+    stream_max_connections_per_user: PositiveInt = 10
+    stream_max_connections_per_ip: PositiveInt = 1000
+    stream_backlog_bytes: PositiveInt = 65_536
+    stream_stall_s: Annotated[float, Field(gt=0, le=120)] = 5.0
+    drain_s: Annotated[float, Field(ge=0, le=120)] = 3.0
+
+    binance_spot_rest_url: str = "https://data-api.binance.vision"
+    binance_spot_ws_url: str = "wss://data-stream.binance.vision"
+    binance_first_data_s: Annotated[float, Field(gt=0, le=120)] = 8.0
+    binance_silence_s: Annotated[float, Field(gt=0, le=600)] = 60.0
+    binance_data_age_s: Annotated[float, Field(gt=0, le=600)] = 10.0
+    binance_rotate_after_s: Annotated[float, Field(gt=0, le=86_000)] = 23 * 3600
+    binance_max_streams_per_connection: Annotated[int, Field(ge=1, le=1024)] = 300
+
+    simulator_port: Annotated[int, Field(ge=1, le=65535)] = 9100
+    simulator_ticks_per_s: Annotated[int, Field(ge=0, le=20_000)] = 500
+
+    @field_validator("public_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("public_origins")
+    @classmethod
+    def _whole_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            parts = urlsplit(origin)
+            if parts.scheme not in {"http", "https"} or not parts.netloc or parts.path:
+                raise ValueError(f"{origin!r} is not an origin (scheme://host[:port], no path, no wildcard)")
+        return value
+
+    @cached_property
+    def feed_is_simulated(self) -> bool:
+        """Whether prices may come from anything but Binance's production hosts."""
+        hosts = (urlsplit(self.binance_spot_rest_url).hostname, urlsplit(self.binance_spot_ws_url).hostname)
+        return not all(_is_production_host(host or "") for host in hosts)
+
+
+_PRODUCTION_HOSTS = frozenset(
+    {"data-api.binance.vision", "data-stream.binance.vision", "api.binance.com", "stream.binance.com"}
+    | {f"api{n}.binance.com" for n in range(1, 5)}
+    | {"api-gcp.binance.com"}
+)
+
+
+def _is_production_host(host: str) -> bool:
+    return host in _PRODUCTION_HOSTS
