@@ -1,0 +1,1 @@
+"""A local exchange that speaks Binance's spot protocol: for demos, tests and benches."""
