@@ -16,7 +16,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 class Settings(BaseSettings):
     """The configuration of one process."""
 
-    model_config = SettingsConfigDict(env_prefix="TIDEMARK_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="TIDEMARK_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
 
     environment: Literal["development", "production"] = "development"
     log_format: Literal["console", "json"] = "console"
@@ -76,6 +78,11 @@ class Settings(BaseSettings):
 
     simulator_port: Annotated[int, Field(ge=1, le=65535)] = 9100
     simulator_ticks_per_s: Annotated[int, Field(ge=0, le=20_000)] = 500
+    simulator_replay_symbol: str = "BTCUSDT"
+    """The symbol that recorded ticks, where there are any, drive instead of the seeded process."""
+    simulator_replay_trades: Path | None = None
+    simulator_replay_quotes: Path | None = None
+    simulator_replay_speed: Annotated[float, Field(gt=0, le=1000)] = 1.0
 
     @field_validator("public_origins", mode="before")
     @classmethod

@@ -1,0 +1,34 @@
+# One image for every process of Tidemark: the command says which.
+
+FROM node:22-bookworm-slim AS page
+WORKDIR /page
+COPY web/package.json web/package-lock.json web/.npmrc ./
+RUN npm ci --no-audit --no-fund
+COPY web ./
+RUN npm run build
+
+FROM python:3.13-slim-bookworm AS packages
+COPY requirements.lock ./
+RUN python -m venv /venv \
+    && /venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.lock
+
+FROM python:3.13-slim-bookworm
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin tidemark
+WORKDIR /srv/tidemark
+COPY --from=packages /venv /venv
+COPY app ./app
+COPY run.py gunicorn.conf.py pyproject.toml ./
+COPY --from=page /page/dist ./web/dist
+ENV PATH=/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    TIDEMARK_ENVIRONMENT=production \
+    TIDEMARK_LOG_FORMAT=json \
+    TIDEMARK_HOST=0.0.0.0 \
+    TIDEMARK_PORT=8000
+USER 10001:10001
+EXPOSE 8000
+ENTRYPOINT ["python", "run.py"]
+CMD ["web"]
+HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
+    CMD ["python", "-m", "app.entry.health", "web"]

@@ -1,0 +1,73 @@
+"""``run.py check``: the settings in effect, and whether what they name answers."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import asyncpg
+import httpx2
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from rich.console import Console
+
+from app.entry.configuration import effective_values, redacted
+from app.settings import Settings
+from app.supervision.problems import StartProblem
+
+_TIMEOUT_S = 5.0
+_PROBLEMS = (OSError, RedisError, asyncpg.PostgresError, asyncpg.InterfaceError, httpx2.HTTPError, ValueError)
+
+
+def check_settings(settings: Settings) -> None:
+    """Print both. Raises StartProblem when something does not answer."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    for variable, (value, is_set) in effective_values(settings).items():
+        console.print(f"{variable:<40} {value:<36} {'set' if is_set else 'default'}")
+    console.print()
+    failed = asyncio.run(_check_all(settings, console))
+    if failed:
+        raise StartProblem(f"no answer from {', '.join(failed)}")
+
+
+async def _check_all(settings: Settings, console: Console) -> list[str]:
+    checks: list[tuple[str, str | None, Callable[[str], Awaitable[str]]]] = [
+        ("PostgreSQL", settings.database_url, _postgres),
+        ("Redis", settings.redis_url, _redis),
+        ("exchange", settings.binance_spot_rest_url, _exchange),
+    ]
+    failed = []
+    for name, url, ask in checks:
+        if not url:
+            console.print(f"  – {name}: no URL; `run.py all` brings its own")
+            continue
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                console.print(f"  ✓ {name}: {await ask(url)} at {redacted(url)}")
+        except TimeoutError:
+            failed.append(name)
+            console.print(f"  ✗ {name}: no answer within {_TIMEOUT_S:g} s from {redacted(url)}")
+        except _PROBLEMS as error:
+            failed.append(name)
+            console.print(f"  ✗ {name}: {type(error).__name__} from {redacted(url)}")
+    return failed
+
+
+async def _postgres(url: str) -> str:
+    connection = await asyncpg.connect(url.replace("+asyncpg", "", 1))
+    try:
+        return f"PostgreSQL {str(await connection.fetchval('SHOW server_version')).split()[0]}"
+    finally:
+        await connection.close()
+
+
+async def _redis(url: str) -> str:
+    client = Redis.from_url(url)
+    try:
+        return f"Redis {(await client.info('server'))['redis_version']}"
+    finally:
+        await client.aclose()
+
+
+async def _exchange(url: str) -> str:
+    async with httpx2.AsyncClient(base_url=url) as client:
+        (await client.get("/api/v3/ping")).raise_for_status()
+    return "answers"

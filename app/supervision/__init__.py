@@ -1,0 +1,1 @@
+"""Running Tidemark's processes on one machine: starting, watching, restarting, stopping, telling."""

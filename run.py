@@ -1,0 +1,182 @@
+"""Tidemark's one entry: everything on one machine, or one process of it."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+PROJECT = Path(__file__).resolve().parent
+sys.path.insert(0, str(PROJECT))
+
+try:
+    import typer
+except ModuleNotFoundError as error:
+    sys.exit(f"tidemark: {error.name} is not installed: run `make run`, or .venv/bin/python run.py after `make setup`")
+
+from app.supervision.problems import StartProblem  # noqa: E402
+
+CALLED_FROM = Path.cwd()
+
+
+def from_caller(path: Path | None) -> Path | None:
+    """A path given at the command line, whatever folder the rest then runs in."""
+    return None if path is None else CALLED_FROM / path
+
+
+cli = typer.Typer(
+    help="Real-time multi-user P&L streaming. Without a command: all.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Port = Annotated[int | None, typer.Option(help="Where to serve (TIDEMARK_PORT, 8000).", min=1, max=65535)]
+Host = Annotated[str | None, typer.Option(help="On which address (TIDEMARK_HOST, 127.0.0.1).")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Where embedded servers and logs live (TIDEMARK_DATA_DIR, .tidemark).", callback=from_caller),
+]
+
+
+@cli.command("all")
+def run_all(
+    *,
+    port: Port = None,
+    host: Host = None,
+    data_dir: DataDir = None,
+    workers: Annotated[int | None, typer.Option(help="Web processes (TIDEMARK_WEB_WORKERS).", min=1, max=64)] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="Simulated prices and a demo trader.")] = False,
+    simulator_port: Annotated[
+        int | None, typer.Option(help="Where the demo's exchange listens (any free port).", min=1, max=65535)
+    ] = None,
+    no_page: Annotated[bool, typer.Option("--no-page", help="Start although the page is not built.")] = False,
+) -> None:
+    """Run everything on this machine; servers that no URL is given for are brought along."""
+    from app.entry.configuration import load_settings
+    from app.entry.one_machine import Plan, run_one_machine
+    from app.supervision.screen import Screen
+
+    settings = load_settings(
+        port=port, host=host, data_dir=data_dir, web_workers=workers, simulator_port=simulator_port
+    )
+    page = None if no_page else PROJECT / "web" / "dist" / "index.html"
+    run_one_machine(Plan(settings, is_demo=demo, page=page), Screen())
+
+
+@cli.command()
+def web(port: Port = None, host: Host = None) -> None:
+    """Serve the API, the stream and the page; needs DATABASE_URL and REDIS_URL."""
+    from app.entry.configuration import load_settings
+    from app.entry.web import serve
+
+    serve(load_settings(port=port, host=host))
+
+
+@cli.command("price-worker")
+def price_worker() -> None:
+    """Follow the exchange and publish prices; several stand by for one another."""
+    from app.entry import price_worker as entry
+    from app.entry.configuration import load_settings
+
+    entry.main(load_settings())
+
+
+@cli.command("pnl-worker")
+def pnl_worker() -> None:
+    """Value every user's positions and publish the results; several stand by for one another."""
+    from app.entry import pnl_worker as entry
+    from app.entry.configuration import load_settings
+
+    entry.main(load_settings())
+
+
+@cli.command()
+def simulator(
+    port: Annotated[int | None, typer.Option(help="TIDEMARK_SIMULATOR_PORT, 9100.", min=1, max=65535)] = None,
+    host: Annotated[str, typer.Option(help="On which address.")] = "127.0.0.1",
+) -> None:
+    """Run the local exchange, which speaks Binance's protocol."""
+    from app.entry import simulator as entry
+    from app.entry.configuration import load_settings
+
+    entry.main(load_settings(simulator_port=port), host=host)
+
+
+@cli.command()
+def migrate(data_dir: DataDir = None) -> None:
+    """Bring the database to this version's schema."""
+    from app.entry.configuration import load_settings
+    from app.entry.migrations import migrate_configured
+
+    migrate_configured(load_settings(data_dir=data_dir))
+
+
+@cli.command()
+def check(data_dir: DataDir = None) -> None:
+    """Show the settings in effect, secrets left out, and whether what they name answers."""
+    from app.entry.check import check_settings
+    from app.entry.configuration import load_settings
+
+    check_settings(load_settings(data_dir=data_dir))
+
+
+@cli.command()
+def value(
+    file: Annotated[
+        Path, typer.Argument(help="Fills as CSV or JSON; columns: see docs/accounting.md.", callback=from_caller)
+    ],
+    mark: Annotated[
+        list[str] | None, typer.Option(help="A price to value at, or SYMBOL=PRICE; may be repeated.")
+    ] = None,
+    *,
+    method: Annotated[
+        Literal["average", "fifo", "lifo"], typer.Option(help="Which lots a closing fill consumes.")
+    ] = "average",
+    market: Annotated[
+        Literal["spot", "linear", "inverse"] | None, typer.Option(help="What all symbols are (spot).")
+    ] = None,
+    multiplier: Annotated[str | None, typer.Option(help="Contract size, for all symbols.")] = None,
+    base: Annotated[str | None, typer.Option(help="Base asset, where the symbol does not tell.")] = None,
+    quote: Annotated[str | None, typer.Option(help="Quote asset, where the symbol does not tell.")] = None,
+    settle: Annotated[str | None, typer.Option(help="Settle asset, where it is neither quote nor base.")] = None,
+    summary: Annotated[bool, typer.Option("--summary", help="Only what each position is in the end.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+) -> None:
+    """Value the fills of a file: positions, realised and unrealised P&L. Needs no server."""
+    from app.entry.value import Request, value_file
+
+    terms = {"market": market, "multiplier": multiplier, "base": base, "quote": quote, "settle": settle}
+    value_file(
+        Request(
+            path=file,
+            marks=tuple(mark or ()),
+            method=method,
+            terms={name: term for name, term in terms.items() if term is not None},
+            each=not summary,
+            as_json=as_json,
+        )
+    )
+
+
+def main() -> None:
+    """Run a command; a problem is one line on stderr and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character shows another.
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    # The .env file, gunicorn.conf.py and the default data folder are the project's, wherever it is called from.
+    os.chdir(PROJECT)
+    arguments = sys.argv[1:]
+    # Without a command: all, also with options.
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in {"-h", "--help"}):
+        arguments = ["all", *arguments]
+    try:
+        cli(arguments)
+    except StartProblem as problem:
+        sys.stderr.write("".join(f"tidemark: {line}\n" for line in str(problem).splitlines()))
+        sys.exit(problem.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
