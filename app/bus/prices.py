@@ -111,6 +111,30 @@ class PriceBoard:
         return "applied"
 
 
+class StoredPrices(msgspec.Struct, frozen=True):
+    """What the bus has: how many prices, of which kind (None: none ever), and whether it has instruments."""
+
+    prices: int
+    simulated: bool | None
+    has_instruments: bool
+
+
+async def survey_prices(redis: "Redis", timeout_s: float) -> StoredPrices:
+    """Look what is there, for a price worker to see what it took over or has lost. Raises BusUnavailable."""
+    pipeline = redis.pipeline(transaction=False)
+    pipeline.hlen(keys.PRICES)
+    pipeline.get(keys.PRICE_HEAD)
+    pipeline.exists(keys.INSTRUMENTS)
+    prices, head, instruments = await deadline(pipeline.execute(), timeout_s)
+    simulated = None if head is None else _head_decoder.decode(head).feed.simulated
+    return StoredPrices(prices, simulated, bool(instruments))
+
+
+async def forget_prices(redis: "Redis", timeout_s: float) -> None:
+    """Remove prices and instruments, for those of another source must not mix with them. Raises BusUnavailable."""
+    await deadline(redis.delete(keys.PRICES, keys.PRICE_HEAD, keys.INSTRUMENTS), timeout_s)
+
+
 async def write_instruments(redis: "Redis", instruments: Iterable[Instrument], timeout_s: float) -> None:
     """Publish what the exchange lists. Raises BusUnavailable."""
     payload = _json.encode(list(instruments))

@@ -20,6 +20,8 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
+from app.bus.connection import Cancellations
+
 log = structlog.get_logger(__name__)
 
 _FIRST_DELAY_S = 0.1
@@ -73,10 +75,12 @@ class Subscription:
     async def _session(self) -> AsyncGenerator[Message | Resync, None]:
         """One connection's life: subscribe, say so, pass messages on until it breaks."""
         pubsub = self._redis.pubsub()
+        cancellations = Cancellations()
         try:
             async with asyncio.timeout(self._timeout_s):
                 await pubsub.subscribe(*self._channels)
                 await self._confirmed(pubsub)
+            cancellations.raise_lost()
             yield Resync()
             while True:
                 message = await self._next(pubsub)

@@ -1,0 +1,217 @@
+"""The spot market of Binance, as the price worker sees a market.
+
+The whole market comes each second over ``!miniTicker@arr``. The best bid and ask
+and each trade come for the symbols somebody watches or holds. After every
+(re)connect and every change of that set, the prices of all symbols are asked for
+over REST, for a stream says only what changes.
+"""
+
+import asyncio
+from collections.abc import Callable, Set
+from typing import NamedTuple, NoReturn
+
+import structlog
+
+from app.domain.conflation import Conflator
+from app.domain.instruments import Instrument, Market
+from app.exchanges.binance import endpoints
+from app.exchanges.binance.backoff import Backoff
+from app.exchanges.binance.interest import Allocation, Interest
+from app.exchanges.binance.line import Line
+from app.exchanges.binance.liveness import ConnectionState
+from app.exchanges.binance.pacing import RollingLimit
+from app.exchanges.binance.rest import BinanceRest, RestUnavailable
+from app.exchanges.binance.spot_streams import SpotReceiver
+from app.exchanges.binance.timing import Timing
+from app.exchanges.binance.weights import WeightBudget
+
+log = structlog.get_logger(__name__)
+
+_STREAMS_PER_SYMBOL = 2
+_DISCONNECTED = (ConnectionState.CONNECTING, ConnectionState.CLOSED)
+
+
+class _OpenLine(NamedTuple):
+    line: Line
+    task: "asyncio.Task[NoReturn]"
+
+
+class BinanceSpot:
+    """The spot market.
+
+    ``now_ms`` is the clock that prices are stamped with. ``canaries`` are symbols
+    so busy that their silence means trouble: a connection that carries only quiet
+    symbols follows them too.
+    """
+
+    source = "binance"
+    market: Market = "spot"
+
+    def __init__(
+        self,
+        *,
+        rest_url: str,
+        stream_url: str,
+        now_ms: Callable[[], int],
+        timing: Timing | None = None,
+        max_streams_per_connection: int = 300,
+        canaries: tuple[str, ...] = ("BTCUSDT", "ETHUSDT"),
+    ) -> None:
+        self._stream_url = stream_url
+        self._now_ms = now_ms
+        self._timing = timing or Timing()
+        self._canaries = canaries
+        self._rest = BinanceRest(rest_url, WeightBudget(), deadline_s=self._timing.rest_s)
+        self._connects = RollingLimit(self._timing.connects, self._timing.connects_window_s)
+        self._interest = Interest(self._timing.linger_s)
+        self._allocation = Allocation(
+            first_capacity=max(1, (max_streams_per_connection - 1) // _STREAMS_PER_SYMBOL),
+            capacity=max(1, (max_streams_per_connection - len(canaries)) // _STREAMS_PER_SYMBOL),
+        )
+        self._listed: dict[str, Instrument] = {}
+        self._wanted: frozenset[str] = frozenset()
+        self._followed: set[str] = set()
+        self._lines: list[_OpenLine] = []
+        self._changed = asyncio.Event()
+        self._snapshot_due = asyncio.Event()
+        self._listing_due = asyncio.Event()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection for the whole market is open, be it silent."""
+        return bool(self._lines) and self._lines[0].line.state not in _DISCONNECTED
+
+    def watch(self, symbols: Set[str]) -> None:
+        """Follow these symbols closely, and others no more. Call it again and again: symbols linger by time."""
+        wanted = self._interest.update(symbols, asyncio.get_running_loop().time())
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self._changed.set()
+
+    async def run(self, ticks: Conflator, listed: Callable[[list[Instrument]], None]) -> NoReturn:
+        """Deliver ticks, and what is listed, until cancelled. Network errors are retried for ever."""
+        async with self._rest, asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep_lines(tasks, ticks), name="binance.lines")
+            tasks.create_task(self._keep_listing(listed), name="binance.listing")
+            tasks.create_task(self._keep_snapshots(ticks), name="binance.snapshots")
+            tasks.create_task(self._keep_clock(ticks), name="binance.clock")
+        raise AssertionError("none of the tasks returns")
+
+    async def _keep_lines(self, tasks: asyncio.TaskGroup, ticks: Conflator) -> NoReturn:
+        """Spread what is wanted, and listed, over as many lines as it needs."""
+        while True:
+            self._changed.clear()
+            places = self._allocation.assign(frozenset(self._wanted & self._listed.keys()))
+            self._follow_books(frozenset().union(*places), ticks)
+            while len(self._lines) < len(places):
+                self._lines.append(self._open_line(tasks, ticks))
+            while len(self._lines) > len(places):
+                self._lines.pop().task.cancel()
+            for number, place in enumerate(places):
+                self._lines[number].line.follow(self._base_streams(number) | _close_streams(place))
+            await self._changed.wait()
+
+    def _follow_books(self, symbols: frozenset[str], ticks: Conflator) -> None:
+        for symbol in self._followed - symbols:
+            ticks.drop_book(symbol)
+        self._followed.clear()
+        self._followed.update(symbols)
+
+    def _open_line(self, tasks: asyncio.TaskGroup, ticks: Conflator) -> _OpenLine:
+        line = Line(
+            self._stream_url,
+            self._timing,
+            self._connects,
+            self._new_backoff(),
+            lambda: SpotReceiver(ticks, self._followed, self._now_ms),
+            self._on_ready,
+        )
+        line.follow(self._base_streams(len(self._lines)))
+        return _OpenLine(line, tasks.create_task(line.run(), name=f"binance.line-{len(self._lines)}"))
+
+    def _base_streams(self, number: int) -> frozenset[str]:
+        """The streams of a line that never are silent for long."""
+        if number == 0:
+            return frozenset({endpoints.ALL_MINI_TICKERS})
+        trading = (symbol for symbol in self._canaries if self._is_trading(symbol))
+        return frozenset(endpoints.mini_ticker(symbol) for symbol in trading)
+
+    def _is_trading(self, symbol: str) -> bool:
+        instrument = self._listed.get(symbol)
+        return instrument is not None and instrument.status == "trading"
+
+    def _on_ready(self) -> None:
+        self._snapshot_due.set()
+        self._listing_due.set()
+
+    async def _keep_listing(self, listed: Callable[[list[Instrument]], None]) -> NoReturn:
+        """Ask what is listed: at the start, after reconnects, and from time to time."""
+        backoff = self._new_backoff()
+        while True:
+            self._listing_due.clear()
+            try:
+                instruments = (await self._rest.exchange_info()).instruments()
+            except RestUnavailable as error:
+                await self._wait_out("listing", error, backoff)
+                continue
+            backoff.reset()
+            self._listed = {instrument.symbol: instrument for instrument in instruments}
+            self._changed.set()
+            listed(instruments)
+            await asyncio.sleep(self._timing.listing_gap_s)
+            await _wait_at_most(self._listing_due, self._timing.listing_every_s)
+
+    async def _keep_snapshots(self, ticks: Conflator) -> NoReturn:
+        """Ask for all prices whenever the streams have become complete again."""
+        backoff = self._new_backoff()
+        while True:
+            await self._snapshot_due.wait()
+            self._snapshot_due.clear()
+            try:
+                asked_ms = self._now_ms()
+                ticks.snapshot(await self._rest.quotes(), (), asked_ms, self._now_ms())
+                asked_ms = self._now_ms()
+                ticks.snapshot((), await self._rest.trades(), asked_ms, self._now_ms())
+            except RestUnavailable as error:
+                self._snapshot_due.set()
+                await self._wait_out("snapshot", error, backoff)
+                continue
+            backoff.reset()
+            await asyncio.sleep(self._timing.snapshot_gap_s)
+
+    async def _keep_clock(self, ticks: Conflator) -> NoReturn:
+        """Ask what time it is there, to tell a late message from a clock that is off."""
+        backoff = self._new_backoff()
+        while True:
+            try:
+                asked_ms = self._now_ms()
+                server_ms = await self._rest.server_ms()
+            except RestUnavailable as error:
+                await asyncio.sleep(backoff.next_delay_s(max(error.retry_after_s, self._timing.clock_every_s)))
+                continue
+            backoff.reset()
+            ticks.clock.bound(server_ms, asked_ms, self._now_ms())
+            await asyncio.sleep(self._timing.clock_every_s)
+
+    def _new_backoff(self) -> Backoff:
+        return Backoff(self._timing.backoff_base_s, self._timing.backoff_cap_s)
+
+    async def _wait_out(self, what: str, error: RestUnavailable, backoff: Backoff) -> None:
+        delay_s = backoff.next_delay_s(error.retry_after_s)
+        log.warning("binance.rest_unavailable", what=what, reason=str(error), retry_in_s=round(delay_s, 2))
+        await asyncio.sleep(delay_s)
+
+
+def _close_streams(symbols: frozenset[str]) -> frozenset[str]:
+    """What a symbol that somebody watches or holds is followed by."""
+    return frozenset(
+        stream for symbol in symbols for stream in (endpoints.book_ticker(symbol), endpoints.agg_trade(symbol))
+    )
+
+
+async def _wait_at_most(event: asyncio.Event, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        return

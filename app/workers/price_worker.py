@@ -1,0 +1,314 @@
+"""The price worker: takes ticks as fast as they come, publishes the newest at a steady pace.
+
+One is active at a time, by a lease; the epoch that comes with it marks everything
+it publishes. Network errors, of the exchange or the bus, are waited out. What
+ends the worker, and with it the process: a lost lease, a newer epoch on the
+bus, and bugs. The next start loads everything, so ending is safe.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence, Set
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import NamedTuple, NoReturn, Protocol
+
+import structlog
+
+from app.bus.connection import BusUnavailable, connect
+from app.bus.messages import PriceFlush
+from app.bus.prices import StoredPrices
+from app.domain.conflation import Conflator
+from app.domain.instruments import Instrument, Market
+from app.domain.prices import Feed, FeedState
+from app.exchanges.binance.spot import BinanceSpot
+from app.exchanges.binance.timing import Timing
+from app.repositories.database import create_engine
+from app.repositories.leases import LeaseRepository
+from app.workers.leadership import Leadership
+from app.workers.listing import Listing
+from app.workers.price_bus import RedisPriceBus
+from app.workers.price_outbox import PriceOutbox
+from app.workers.schedule import Schedule
+from app.workers.steady_clock import SteadyClock
+
+log = structlog.get_logger(__name__)
+
+_INTEREST_EVERY_S = 0.3
+_SURVEY_EVERY_S = 1.0
+_REPORT_EVERY_S = 60.0
+_RETRY_S = 1.0
+
+
+class MarketFeed(Protocol):
+    """One market of one exchange. The seam for others: a feed of its own beside, with its own conflator."""
+
+    @property
+    def source(self) -> str:
+        """The exchange's name, as clients see it."""
+
+    @property
+    def market(self) -> Market:
+        """Which market its instruments belong to."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the exchange can be reached, be it silent."""
+
+    def watch(self, symbols: Set[str]) -> None:
+        """Follow these symbols closely, as far as this market lists them."""
+
+    async def run(self, ticks: Conflator, listed: Callable[[list[Instrument]], None]) -> NoReturn:
+        """Deliver ticks and complete lists of instruments, for ever. Network errors never come out."""
+
+
+class PriceBus(Protocol):
+    """Where prices go. Every method raises BusUnavailable; ``publish`` also Fenced."""
+
+    async def publish(self, flush: PriceFlush) -> None: ...
+    async def survey(self) -> StoredPrices: ...
+    async def forget(self) -> None: ...
+    async def read_instruments(self) -> list[Instrument]: ...
+    async def write_instruments(self, instruments: Iterable[Instrument]) -> None: ...
+
+
+class InterestSource(Protocol):
+    """Who knows what is watched and held. Raises BusUnavailable."""
+
+    async def interesting_symbols(self) -> set[str]: ...
+
+
+class _Followed(NamedTuple):
+    feed: MarketFeed
+    ticks: Conflator
+    listing: Listing
+
+
+class PriceWorker:
+    """Publishes the prices of some markets under one epoch.
+
+    ``simulated`` says that the prices are not a real market's: every flush then
+    says so too, and prices left behind by the other kind are removed first.
+    """
+
+    def __init__(
+        self,
+        feeds: Sequence[MarketFeed],
+        bus: PriceBus,
+        interest: InterestSource,
+        *,
+        epoch: int,
+        flush_s: float,
+        stale_after_ms: int,
+        simulated: bool,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._markets = [_Followed(feed, Conflator(stale_after_ms=stale_after_ms), Listing()) for feed in feeds]
+        self._bus = bus
+        self._interest = interest
+        self._epoch = epoch
+        self._flush_s = flush_s
+        self._stale_after_ms = stale_after_ms
+        self._simulated = simulated
+        self._now_ms = now_ms
+        self._outbox = PriceOutbox()
+        self._flush_number = 0
+        self._bus_is_away = False
+        self._listing_changed = asyncio.Event()
+
+    async def run(self) -> NoReturn:
+        """Run until cancelled or fenced. Unpublished prices are dropped: newer ones follow a restart."""
+        await self._take_over()
+        async with asyncio.TaskGroup() as tasks:
+            for market in self._markets:
+                tasks.create_task(self._run_feed(market), name=f"price.{market.feed.source}")
+            tasks.create_task(self._flush(), name="price.flush")
+            tasks.create_task(self._follow_interest(), name="price.interest")
+            tasks.create_task(self._publish_listing(), name="price.listing")
+            tasks.create_task(self._survey(), name="price.survey")
+            tasks.create_task(self._report(), name="price.report")
+        raise AssertionError("none of the tasks returns")
+
+    async def _take_over(self) -> None:
+        """Look at what an earlier worker left: keep what is of the same kind, remove what is not."""
+        while True:
+            try:
+                stored = await self._bus.survey()
+                if stored.simulated is not None and stored.simulated != self._simulated:
+                    await self._bus.forget()
+                earlier = await self._bus.read_instruments()
+            except BusUnavailable as error:
+                self._note_bus(error)
+                await asyncio.sleep(_RETRY_S)
+                continue
+            for market in self._markets:
+                market.listing.remember(each for each in earlier if each.market == market.feed.market)
+            return
+
+    async def _run_feed(self, market: _Followed) -> NoReturn:
+        await market.feed.run(market.ticks, partial(self._take_listing, market))
+
+    def _take_listing(self, market: _Followed, listed: list[Instrument]) -> None:
+        market.listing.update(listed)
+        self._listing_changed.set()
+
+    async def _flush(self) -> NoReturn:
+        schedule = Schedule(self._flush_s)
+        while True:
+            await schedule.beat()
+            for market in self._markets:
+                self._outbox.add(market.ticks.drain())
+            await self._publish()
+
+    async def _publish(self) -> None:
+        """Publish one flush. One that failed is not repeated: the next has a new number and all it had."""
+        ticks, prices = self._outbox.take()
+        self._flush_number += 1
+        now_ms = self._now_ms()
+        flush = PriceFlush(self._epoch, self._flush_number, now_ms, ticks, self._feed(now_ms), prices)
+        try:
+            await self._bus.publish(flush)
+        except BusUnavailable as error:
+            self._outbox.failed()
+            self._note_bus(error)
+        else:
+            self._outbox.succeeded()
+            self._note_bus(None)
+
+    def _feed(self, now_ms: int) -> Feed:
+        """The state of the worst market, for a total needs them all."""
+        states = [_state_of(market, now_ms, self._stale_after_ms) for market in self._markets]
+        state, age_ms = max(states, key=lambda each: _WORSE.index(each[0]))
+        if state == "live" and self._simulated:
+            state = "simulated"
+        source = "+".join(sorted({market.feed.source for market in self._markets}))
+        return Feed(state, source, age_ms, self._simulated)
+
+    async def _follow_interest(self) -> NoReturn:
+        schedule = Schedule(_INTEREST_EVERY_S)
+        while True:
+            try:
+                symbols = await self._interest.interesting_symbols()
+                for market in self._markets:
+                    market.feed.watch(symbols)
+            except BusUnavailable:
+                pass  # what was watched before stays watched; the flush says that the bus is away
+            await schedule.beat()
+
+    async def _publish_listing(self) -> NoReturn:
+        while True:
+            await self._listing_changed.wait()
+            self._listing_changed.clear()
+            try:
+                await self._bus.write_instruments(
+                    instrument for market in self._markets for instrument in market.listing.instruments
+                )
+            except BusUnavailable:
+                self._listing_changed.set()
+                await asyncio.sleep(_RETRY_S)
+
+    async def _survey(self) -> NoReturn:
+        """Look from time to time whether the bus still has what it was given: it may have been emptied."""
+        schedule = Schedule(_SURVEY_EVERY_S)
+        while True:
+            await schedule.beat()
+            published = self._outbox.published
+            try:
+                stored = await self._bus.survey()
+            except BusUnavailable:
+                continue
+            if stored.prices < published:
+                log.warning("price_worker.bus_emptied", stored=stored.prices, published=published)
+                self._outbox.republish()
+            if not stored.has_instruments and any(market.listing.instruments for market in self._markets):
+                self._listing_changed.set()
+
+    async def _report(self) -> NoReturn:
+        """Say now and then how many ticks were refused, and why."""
+        reported = [dict(market.ticks.rejected) for market in self._markets]
+        while True:
+            await asyncio.sleep(_REPORT_EVERY_S)
+            for number, market in enumerate(self._markets):
+                rejected = dict(market.ticks.rejected)
+                if rejected != reported[number]:
+                    log.info("price_worker.ticks_rejected", source=market.feed.source, since_start=rejected)
+                    reported[number] = rejected
+
+    def _note_bus(self, error: BusUnavailable | None) -> None:
+        """Log that the bus went or came back, once each."""
+        if (error is not None) == self._bus_is_away:
+            return
+        self._bus_is_away = error is not None
+        if error is None:
+            log.info("price_worker.bus_back")
+        else:
+            log.warning("price_worker.bus_away", reason=str(error))
+
+
+_WORSE: tuple[FeedState, ...] = ("live", "stale", "down")
+
+
+def _state_of(market: _Followed, now_ms: int, stale_after_ms: int) -> tuple[FeedState, int | None]:
+    """The state of one market, and the age of its newest tick."""
+    newest_ms = market.ticks.newest_ms
+    if newest_ms is None:
+        return "down", None
+    age_ms = max(0, now_ms - newest_ms)
+    if age_ms <= stale_after_ms:
+        return "live", age_ms
+    return ("stale" if market.feed.is_connected else "down"), age_ms
+
+
+async def run_price_worker(
+    *,
+    database_url: str,
+    database_pool_size: int,
+    database_timeout_s: float,
+    redis_url: str,
+    redis_timeout_s: float,
+    holder: str,
+    lease_ttl_ms: int,
+    flush_ms: int,
+    stale_after_ms: int,
+    simulated: bool,
+    binance_spot_rest_url: str,
+    binance_spot_ws_url: str,
+    binance_timing: Timing,
+    binance_max_streams_per_connection: int,
+) -> NoReturn:
+    """Stand by until the lease is this worker's, then publish until cancelled.
+
+    Raises (in an exception group): LeaseLost, Fenced; both mean that another
+    worker is active now, and that this process must end.
+    """
+    async with AsyncExitStack() as opened:
+        engine = create_engine(database_url, pool_size=database_pool_size, timeout_s=database_timeout_s)
+        opened.push_async_callback(engine.dispose)
+        redis = connect(redis_url, redis_timeout_s)
+        opened.push_async_callback(redis.aclose)
+        leadership = Leadership(LeaseRepository(engine), "price", holder, lease_ttl_ms)
+        epoch = await leadership.acquire()
+        opened.push_async_callback(leadership.release)
+
+        clock = SteadyClock()
+        spot = BinanceSpot(
+            rest_url=binance_spot_rest_url,
+            stream_url=binance_spot_ws_url,
+            now_ms=clock.now_ms,
+            timing=binance_timing,
+            max_streams_per_connection=binance_max_streams_per_connection,
+        )
+        bus = RedisPriceBus(redis, redis_timeout_s)
+        worker = PriceWorker(
+            [spot],
+            bus,
+            bus,
+            epoch=epoch,
+            flush_s=flush_ms / 1000,
+            stale_after_ms=stale_after_ms,
+            simulated=simulated,
+            now_ms=clock.now_ms,
+        )
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(leadership.keep(), name="price.lease")
+            tasks.create_task(worker.run(), name="price.worker")
+    raise AssertionError("neither task returns")

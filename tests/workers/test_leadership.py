@@ -1,0 +1,118 @@
+"""One active worker per role, on a real PostgreSQL; and a database that fails when told to."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from app.repositories.database import DatabaseUnavailable, create_engine
+from app.repositories.leases import LeaseRepository
+from app.workers.leadership import Leadership, LeaseLost
+
+TTL_MS = 300
+
+
+@pytest.fixture
+async def leases(database_url: str) -> AsyncIterator[LeaseRepository]:
+    engine = create_engine(database_url, pool_size=5, timeout_s=5)
+    yield LeaseRepository(engine)
+    await engine.dispose()
+
+
+class ScriptedLeases:
+    """Leases that answer as told; an exception among the answers is raised."""
+
+    def __init__(self, *answers: int | bool | Exception | None) -> None:
+        self._answers = list(answers)
+        self.calls = 0
+
+    def _next(self) -> int | bool | None:
+        self.calls += 1
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def acquire(self, role: str, holder: str, ttl_ms: int) -> int | None:
+        return self._next()
+
+    async def renew(self, role: str, holder: str, epoch: int, ttl_ms: int) -> bool:
+        return bool(self._next())
+
+    async def release(self, role: str, holder: str, epoch: int) -> None:
+        self._next()
+
+
+async def test_a_worker_stands_by_until_the_active_one_lets_go(leases: LeaseRepository) -> None:
+    first, second = (Leadership(leases, "pnl:0", holder, TTL_MS) for holder in ("a", "b"))
+    assert await first.acquire() == 1
+    waiting = asyncio.create_task(second.acquire())
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+
+    await first.release()
+
+    assert await asyncio.wait_for(waiting, 2) == 2
+
+
+async def test_a_worker_that_stops_renewing_is_followed_by_another(leases: LeaseRepository) -> None:
+    first, second = (Leadership(leases, "pnl:0", holder, TTL_MS) for holder in ("a", "b"))
+    await first.acquire()
+
+    assert await asyncio.wait_for(second.acquire(), 2) == 2
+    with pytest.raises(LeaseLost):
+        await asyncio.wait_for(first.keep(), 2)
+
+
+async def test_a_kept_lease_outlives_its_time(leases: LeaseRepository) -> None:
+    first, second = (Leadership(leases, "pnl:0", holder, TTL_MS) for holder in ("a", "b"))
+    await first.acquire()
+    keeping = asyncio.create_task(first.keep())
+    try:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(second.acquire(), 3 * TTL_MS / 1000)
+        assert first.is_certain
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+
+
+async def test_roles_are_apart(leases: LeaseRepository) -> None:
+    assert await Leadership(leases, "price", "a", TTL_MS).acquire() == 1
+    assert await Leadership(leases, "pnl:0", "b", TTL_MS).acquire() == 1
+
+
+async def test_a_database_away_while_standing_by_is_waited_for() -> None:
+    leases = ScriptedLeases(DatabaseUnavailable("away"), DatabaseUnavailable("away"), None, 7)
+
+    assert await asyncio.wait_for(Leadership(leases, "pnl:0", "a", 30).acquire(), 2) == 7
+
+
+async def test_a_database_away_while_active_is_not_a_lost_lease_but_no_certainty_either() -> None:
+    leases = ScriptedLeases(1, DatabaseUnavailable("away"))
+    leadership = Leadership(leases, "pnl:0", "a", 60)
+    await leadership.acquire()
+    assert leadership.is_certain
+
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(leadership.keep(), 0.3)
+
+    assert leases.calls > 3
+    assert not leadership.is_certain
+
+
+async def test_a_lease_denied_once_is_lost() -> None:
+    leadership = Leadership(ScriptedLeases(1, True, False), "pnl:0", "a", 30)
+    await leadership.acquire()
+
+    with pytest.raises(LeaseLost):
+        await asyncio.wait_for(leadership.keep(), 2)
+
+
+async def test_a_lease_that_cannot_be_released_does_not_stop_the_end() -> None:
+    leadership = Leadership(ScriptedLeases(1, DatabaseUnavailable("away")), "pnl:0", "a", 30)
+    await leadership.acquire()
+
+    await leadership.release()
+
+    assert not leadership.is_certain
