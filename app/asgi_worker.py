@@ -1,0 +1,141 @@
+"""The gunicorn worker: uvicorn with the stream's WebSocket protocol, and a drain before the goodbye.
+
+uvicorn closes every socket at once when it is told to stop, and the lifespan
+ends only afterwards. So the drain is hooked into the server's own shutdown,
+where the sockets are still open and the listener is already closed.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+import resource
+import socket
+import sys
+from typing import Any, Final
+
+import uvicorn
+from gunicorn.arbiter import Arbiter
+from uvicorn_worker import UvicornWorker
+
+from app.entry.logging import configure_logging
+from app.settings import Settings
+from app.websocket.stream import Stream
+from app.websocket.transport import bounded
+
+GRACE_S: Final = 3
+"""How long requests and sockets that are left after the drain may take to end."""
+
+_SEND_BUFFER_BYTES: Final = 32_768
+"""The kernel's share of a client's backlog (it takes twice that). Left to itself it grows to megabytes."""
+
+_UNACKNOWLEDGED_MS: Final = 10_000
+"""After this long without an answer to sent data the kernel gives a connection up."""
+
+_DESCRIPTORS_SHARE: Final = 0.6
+"""The part of the file descriptors that sockets of clients may take."""
+
+
+class StreamServer(uvicorn.Server):
+    """uvicorn's server, which sends streaming clients away before it closes what is left."""
+
+    def __init__(self, config: uvicorn.Config, drain_s: float) -> None:
+        super().__init__(config)
+        self._drain_s = drain_s
+        self._parent = os.getppid()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then take what start-up made out of the collector's sight."""
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()
+        # A full collection over the objects of ten thousand connections stops the process for a second.
+        gc.set_threshold(5_000, 20, 1_000)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to stop. An orphan would serve on, unsupervised, on a port that its successor needs."""
+        return await super().on_tick(counter) or os.getppid() != self._parent
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take nobody new, drain, then stop as uvicorn does."""
+        for server in self.servers:
+            server.close()
+        await self._drain()
+        await super().shutdown(sockets)
+
+    async def _drain(self) -> None:
+        """Send streaming clients away. A second signal cuts it short."""
+        stream = self.lifespan.state.get("stream")
+        if not isinstance(stream, Stream):
+            return
+        draining = asyncio.create_task(stream.drain(self._drain_s), name="stream.drain")
+        while not draining.done() and not self.force_exit:
+            await asyncio.wait([draining], timeout=0.1)
+        draining.cancel()
+        await asyncio.wait([draining])
+
+
+class StreamWorker(UvicornWorker):  # type: ignore[misc] # The package has no types.
+    """One web process under gunicorn."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._settings = Settings()
+        self.CONFIG_KWARGS = uvicorn_options(self._settings)
+        super().__init__(*args, **kwargs)
+        if self._settings.log_level != "debug":
+            # At INFO it writes lines for every connection, which a reconnecting crowd would turn into a storm.
+            logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+
+    def init_process(self) -> None:
+        """Set up the process after the fork, then serve."""
+        configure_logging(level=self._settings.log_level, log_format=self._settings.log_format, process="web")
+        for listener in self.sockets:
+            bound_connections(listener)
+        super().init_process()
+
+    async def _serve(self) -> None:
+        self.config.app = self.wsgi
+        server = StreamServer(self.config, self._settings.drain_s)
+        self._install_sigquit_handler()
+        await server.serve(sockets=self.sockets)
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+
+def uvicorn_options(settings: Settings) -> dict[str, Any]:
+    """uvicorn's configuration."""
+    return {
+        "loop": "uvloop",
+        "http": "httptools",
+        "ws": bounded(settings.stream_backlog_bytes, settings.stream_stall_s),
+        "ws_max_size": settings.stream_max_message_bytes,
+        "ws_ping_interval": 20,
+        "ws_ping_timeout": 20,
+        # Compression costs two to five times the CPU and twice the memory of a connection.
+        "ws_per_message_deflate": False,
+        "timeout_graceful_shutdown": GRACE_S,
+        "server_header": False,
+    }
+
+
+def bound_connections(listener: socket.socket) -> None:
+    """Bound what the kernel keeps for each connection; accepted sockets inherit it from their listener."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+    if listener.family != socket.AF_UNIX and hasattr(socket, "TCP_USER_TIMEOUT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)
+
+
+def raise_descriptor_limit(max_connections: int) -> str | None:
+    """Allow this process and its children as many file descriptors as permitted.
+
+    Gives a warning where that is too few for so many connections.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    needed = int(max_connections / _DESCRIPTORS_SHARE)
+    if hard in (resource.RLIM_INFINITY, -1) or hard >= needed:
+        return None
+    return (
+        f"{max_connections} connections per process need about {needed} file descriptors, and {hard} are allowed: "
+        f"raise the limit (ulimit -n) or set TIDEMARK_STREAM_MAX_CONNECTIONS to {int(hard * _DESCRIPTORS_SHARE)}"
+    )

@@ -1,0 +1,141 @@
+"""What a connection is due: everything it has not seen, as one write.
+
+The order in it is the contract: status, snapshots that were owed, the one
+update, then the events whose effect that update (or one before it) has shown.
+"""
+
+from app.domain import protocol
+from app.websocket import frames
+from app.websocket.connection import Connection, IsolationBreach
+from app.websocket.mirror import UserView
+from app.websocket.state import StreamState
+
+EVENT_WAITS_S = 1.0
+"""How long an event waits for the state it depends on, before it goes out alone."""
+
+SNAPSHOT_DEADLINE_S = 3.0
+"""How long a snapshot may be owed before the client is told that P&L is missing."""
+
+
+class Delivery:
+    """Builds what connections are due from the process's state. ``now`` is the monotonic clock."""
+
+    def __init__(self, state: StreamState) -> None:
+        self._state = state
+        self.updates = 0
+        self.merged = 0
+
+    @property
+    def ordinal(self) -> int:
+        """The newest commit."""
+        return self._state.ordinal
+
+    def payloads(self, connection: Connection, now: float) -> list[bytes]:
+        """Everything a connection has not seen, as frames in order; marks it as seen. Often nothing."""
+        view = self._state.mirror.users.get(connection.user_id)
+        texts = self._status(connection, view, now)
+        if view is not None:
+            self.check_base(connection, view)
+        owed = self._owed_snapshots(connection, view)
+        if owed:
+            texts += owed
+            # A place in the stream is used once, so what else changed goes out with the next.
+            connection.step = self._state.step
+        elif connection.sent != self._state.ordinal and connection.step != self._state.step:
+            self._append_update(texts, connection, view)
+        if connection.events:
+            self._append_events(texts, connection, view, now)
+        self._assert_own(connection, view)
+        return [text.encode() for text in texts]
+
+    def snapshots(self, connection: Connection) -> list[bytes]:
+        """The snapshots that a connection waits for and that can be built now, as frames."""
+        view = self._state.mirror.users.get(connection.user_id)
+        texts = self._owed_snapshots(connection, view)
+        if texts:
+            connection.step = self._state.step
+        self._assert_own(connection, view)
+        return [text.encode() for text in texts]
+
+    def _owed_snapshots(self, connection: Connection, view: UserView | None) -> list[str]:
+        texts: list[str] = []
+        if connection.awaits_prices:
+            connection.awaits_prices = False
+            if connection.watched:
+                texts.append(frames.prices_snapshot(self._state, connection.watched.values()))
+        if view is None or not (connection.awaits_pnl or connection.awaits_positions):
+            return texts
+        if connection.awaits_pnl:
+            connection.awaits_pnl = False
+            texts.append(frames.pnl_snapshot(self._state, view))
+        if connection.awaits_positions and connection.visible:
+            connection.awaits_positions = False
+            texts.append(frames.positions_snapshot(self._state, view))
+        connection.waits_since = None
+        return texts
+
+    def _assert_own(self, connection: Connection, view: UserView | None) -> None:
+        if view is not None and view.user_id != connection.user_id:
+            raise IsolationBreach("a frame was built from another user's view")
+
+    def check_base(self, connection: Connection, view: UserView) -> None:
+        """Owe snapshots where what the connection knows of its user is no base for changes any more."""
+        if view.reset != connection.reset:
+            connection.reset = view.reset
+            connection.awaits_pnl = connection.wants_pnl
+            connection.awaits_positions = connection.wants_positions
+        elif view.closed_unkept > connection.sent:
+            # Too far behind to be told of each close.
+            connection.awaits_positions = connection.wants_positions
+            connection.sent = view.closed_unkept
+
+    def _append_update(self, texts: list[str], connection: Connection, view: UserView | None) -> None:
+        state = self._state
+        visible = connection.visible
+        interest = frames.Interest(
+            watched=connection.watched.values() if visible else (),
+            view=view,
+            pnl=connection.wants_pnl and not connection.awaits_pnl,
+            positions=connection.wants_positions and visible and not connection.awaits_positions,
+        )
+        merged = state.flushes - connection.flushes
+        text = frames.update(state, interest, connection.sent, merged)
+        connection.sent = state.ordinal
+        connection.flushes = state.flushes
+        if text is not None:
+            connection.step = state.step
+            self.updates += 1
+            self.merged += merged
+            texts.append(text)
+
+    def _append_events(self, texts: list[str], connection: Connection, view: UserView | None, now: float) -> None:
+        if connection.is_replaying:
+            return
+        while connection.events:
+            event = connection.events[0]
+            if not self._is_shown(connection, view, event.seq) and now - event.since < EVENT_WAITS_S:
+                return
+            if event.user_id != connection.user_id:
+                raise IsolationBreach("an event of another user was queued")
+            connection.events.popleft()
+            texts.append(event.text)
+
+    def _is_shown(self, connection: Connection, view: UserView | None, seq: int) -> bool:
+        """Whether the state that an event led to has gone out to this connection."""
+        if not (connection.wants_pnl or connection.wants_positions):
+            return True
+        return view is not None and view.ledger_seq >= seq and view.changed <= max(connection.sent, view.reset)
+
+    def _status(self, connection: Connection, view: UserView | None, now: float) -> list[str]:
+        health = self._state.health
+        is_waiting = view is None and (connection.awaits_pnl or connection.awaits_positions)
+        if is_waiting and connection.waits_since is None:
+            connection.waits_since = now
+        is_overdue = is_waiting and now - (connection.waits_since or now) > SNAPSHOT_DEADLINE_S
+        if connection.status == health.version and connection.is_overdue == is_overdue:
+            return []
+        connection.status, connection.is_overdue = health.version, is_overdue
+        degraded = health.degraded
+        if is_overdue and "pnl" not in degraded:
+            degraded.append("pnl")
+        return [protocol.encode(protocol.Status(feed=health.feed(), degraded=degraded)).decode()]

@@ -1,0 +1,66 @@
+"""How well the stream is: who is silent, and what clients are told of it."""
+
+from app.bus.prices import NO_FEED
+from app.domain.prices import Feed
+
+DEGRADED_AFTER_S = 1.0
+"""Without P&L for this long, clients are told."""
+
+SILENT_AFTER_S = 3.0
+"""Without prices (or P&L) for this long, what is shown of them is marked stale."""
+
+
+class StreamHealth:
+    """When the sources of the stream were last heard. ``now`` is always the monotonic clock in seconds.
+
+    ``version`` grows when clients must be told something new.
+    """
+
+    def __init__(self, now: float) -> None:
+        self.version = 0
+        self.prices_are_silent = False
+        self.pnl_is_silent = False
+        self.pnl_is_late = False
+        self._feed = NO_FEED
+        self._prices_at = self._pnl_at = now
+        self._bus_is_down = False
+
+    def heard_prices(self, now: float) -> None:
+        self._prices_at = now
+
+    def heard_pnl(self, now: float) -> None:
+        self._pnl_at = now
+
+    def note_feed(self, feed: Feed) -> None:
+        """What the price worker says of its exchange connection."""
+        said, self._feed = self._feed, feed
+        if (said.state, said.source, said.simulated) != (feed.state, feed.source, feed.simulated):
+            self.version += 1
+
+    def note_bus(self, *, is_down: bool) -> None:
+        """Whether Redis can be used."""
+        if is_down != self._bus_is_down:
+            self._bus_is_down = is_down
+            self.version += 1
+
+    def check(self, now: float) -> bool:
+        """Compare what was heard with the clock. True if an answer changed."""
+        before = (self.pnl_is_late, self.prices_are_silent, self.pnl_is_silent)
+        self.pnl_is_late = now - self._pnl_at > DEGRADED_AFTER_S
+        self.prices_are_silent = now - self._prices_at > SILENT_AFTER_S
+        self.pnl_is_silent = self.prices_are_silent or now - self._pnl_at > SILENT_AFTER_S
+        is_changed = (self.pnl_is_late, self.prices_are_silent, self.pnl_is_silent) != before
+        self.version += is_changed
+        return is_changed
+
+    def feed(self) -> Feed:
+        """The exchange connection as clients see it: without price flushes it is down, whatever was said last."""
+        if not self.prices_are_silent:
+            return self._feed
+        return Feed(state="down", source=self._feed.source, age_ms=None, simulated=self._feed.simulated)
+
+    @property
+    def degraded(self) -> list[str]:
+        """What the server does without at the moment."""
+        parts = (("redis", self._bus_is_down), ("prices", self.prices_are_silent), ("pnl", self.pnl_is_late))
+        return [name for name, is_missing in parts if is_missing]

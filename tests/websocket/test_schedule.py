@@ -1,0 +1,165 @@
+"""When connections are looked at: no client awaited, nobody starved, fewer looks under load."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from app.bus.messages import PriceHead
+from app.domain.protocol import Close
+from app.websocket.admission import Identity
+from app.websocket.connection import Connection
+from app.websocket.delivery import Delivery
+from app.websocket.schedule import Schedule
+from app.websocket.state import StreamState
+from tests.websocket.conftest import until
+from tests.websocket.market import LIVE, price, price_flush
+
+
+class KeptFrames:
+    """An outlet that reads when told to."""
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self.full = False
+        self.close_code: Close | None = None
+
+    def is_full(self) -> bool:
+        return self.full
+
+    def send(self, *payloads: bytes) -> None:
+        self.frames.extend(payloads)
+
+    async def wait_writable(self) -> None:
+        return
+
+    def close(self, code: Close, reason: str) -> None:
+        self.close_code = code
+
+
+class CountingDelivery(Delivery):
+    """Counts how often anybody is looked at."""
+
+    looks = 0
+
+    def payloads(self, connection: Connection, now: float) -> list[bytes]:
+        self.looks += 1
+        return super().payloads(connection, now)
+
+
+class Room:
+    """A state, a schedule, and connections that all watch one symbol."""
+
+    def __init__(self) -> None:
+        self.state = StreamState(stale_after_ms=5000, is_wanted=lambda user: True, now=0.0)
+        self.state.load_prices(PriceHead(7, 1, 1, LIVE), {}, 0.0)
+        self.state.check_silence(1.5)
+        self.delivery = CountingDelivery(self.state)
+        self.schedule = Schedule(self.delivery, time.monotonic)
+        self.flush_number = 1
+
+    def enter(self, hz: float = 1000, symbol: str = "BTCUSDT") -> tuple[Connection, KeptFrames]:
+        outlet = KeptFrames()
+        identity = Identity("alice", "s", 2**52)
+        connection = Connection("c", identity, None, outlet, hz)
+        connection.flushes = self.state.flushes
+        connection.status = self.state.health.version
+        connection.watched[symbol] = self.state.watch(symbol)
+        self.schedule.add(connection)
+        return connection, outlet
+
+    def flush(self, value: str = "1") -> None:
+        self.flush_number += 1
+        self.state.offer_prices(price_flush(self.flush_number, [price("BTCUSDT", value)]), 1.6)
+        self.schedule.wake()
+
+
+@asynccontextmanager
+async def running(room: Room) -> AsyncIterator[None]:
+    task = asyncio.create_task(room.schedule.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+
+async def test_everybody_gets_each_flush_at_once() -> None:
+    room = Room()
+    outlets = [room.enter()[1] for _ in range(500)]
+    async with running(room):
+        for number in range(1, 4):
+            room.flush()
+            await until(lambda number=number: all(len(outlet.frames) == number for outlet in outlets))  # type: ignore[misc]
+
+
+async def test_a_full_client_is_passed_over_and_gets_only_the_newest_value_later() -> None:
+    room = Room()
+    _, slow = room.enter()
+    _, healthy = room.enter()
+    slow.full = True
+    async with running(room):
+        for number in range(1, 6):
+            room.flush(str(number))
+            await until(lambda number=number: len(healthy.frames) == number)  # type: ignore[misc]
+        assert slow.frames == []
+        slow.full = False
+        await until(lambda: len(slow.frames) == 1)
+        assert b'"price":"5"' in slow.frames[0]
+        assert b'"merged":5' in slow.frames[0]
+
+
+async def test_a_closed_connection_is_forgotten() -> None:
+    room = Room()
+    connection, outlet = room.enter()
+    room.enter()
+    async with running(room):
+        connection.close(Close.NORMAL, "")
+        room.flush()
+        await until(lambda: room.schedule.connections == 1)
+        assert outlet.frames == []
+
+
+async def test_one_that_wants_less_is_sent_less() -> None:
+    room = Room()
+    _, fast = room.enter(hz=1000)
+    _, slow = room.enter(hz=1)
+    async with running(room):
+        for number in range(1, 11):
+            room.flush(str(number))
+            await until(lambda number=number: len(fast.frames) == number)  # type: ignore[misc]
+        assert len(slow.frames) == 1
+
+
+async def test_a_hurried_connection_does_not_wait_for_its_turn() -> None:
+    room = Room()
+    connection, outlet = room.enter(hz=0.1)
+    async with running(room):
+        room.flush("1")
+        await until(lambda: len(outlet.frames) == 1)
+        room.flush("2")
+        room.schedule.hurry(connection)
+        await until(lambda: len(outlet.frames) == 2)
+
+
+async def test_the_interval_grows_with_the_load() -> None:
+    room = Room()
+    connection, _ = room.enter(hz=10)
+    alone = room.schedule.interval_s(connection)
+    room.schedule.connections = 20_000
+    assert alone < 0.1
+    assert room.schedule.interval_s(connection) > 0.4
+
+
+async def test_with_many_idle_connections_not_each_commit_looks_at_all_of_them() -> None:
+    room = Room()
+    idle = [room.enter(symbol="ETHUSDT")[0] for _ in range(300)]
+    room.schedule.look_s = 1e-4
+    async with running(room):
+        for _ in range(50):
+            room.flush()
+            await asyncio.sleep(0)
+        assert room.delivery.looks < 50 * len(idle) / 4
+        room.state.watch("ETHUSDT")
+        await until(lambda: all(connection.sent == room.state.ordinal for connection in idle))

@@ -1,0 +1,154 @@
+"""The web process as it runs: gunicorn, the worker, and how it leaves."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+from websockets.asyncio.client import ClientConnection, connect
+
+from app.asgi_worker import raise_descriptor_limit
+from app.bus.sessions import SessionStore
+from app.domain.protocol import SUBPROTOCOL, Close
+from tests.websocket.conftest import Client
+
+PROJECT = Path(__file__).resolve().parents[2]
+DRAIN_S = 1
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
+async def gunicorn(port: int, redis_url: str, database_url: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMARK_")} | {
+        "TIDEMARK_PORT": str(port),
+        "TIDEMARK_WEB_WORKERS": "1",
+        "TIDEMARK_DRAIN_S": str(DRAIN_S),
+        "TIDEMARK_LOG_LEVEL": "warning",
+        "REDIS_URL": redis_url,
+        "DATABASE_URL": database_url,
+    }
+    process = await asyncio.create_subprocess_exec(
+        str(Path(sys.executable).parent / "gunicorn"),
+        "app.main:app",
+        "-c",
+        "gunicorn.conf.py",
+        cwd=PROJECT,
+        env=environment,
+    )
+    try:
+        async with asyncio.timeout(20):
+            while process.returncode is None and not await is_listening(port):
+                await asyncio.sleep(0.05)
+        yield process
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+async def is_listening(port: int) -> bool:
+    """Whether a request is answered: the listener alone is there before the worker."""
+    try:
+        return (await get(port, "/livez")).startswith(b"HTTP/1.1")
+    except (OSError, TimeoutError):
+        return False
+
+
+async def get(port: int, path: str) -> bytes:
+    """The whole answer to a request."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
+        async with asyncio.timeout(2):
+            return await reader.read()
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+def stream_of(port: int, token: str, **options: int) -> connect:
+    return connect(
+        f"ws://127.0.0.1:{port}/api/v1/stream",
+        origin=f"http://127.0.0.1:{port}",  # type: ignore[arg-type]
+        additional_headers={"Cookie": f"tidemark={token}"},
+        subprotocols=[SUBPROTOCOL],  # type: ignore[list-item]
+        proxy=None,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+@pytest.fixture
+async def token(redis: Redis) -> str:
+    store = SessionStore(redis, timeout_s=2.0, idle_s=60, absolute_s=60)
+    token, _ = await store.create("alice", "alice")
+    return token
+
+
+async def test_a_stopped_process_drains_its_streams_first(redis_url: str, token: str, database_url: str) -> None:
+    port = free_port()
+    async with gunicorn(port, redis_url, database_url) as process:
+        sockets: list[ClientConnection] = [await stream_of(port, token) for _ in range(3)]
+        clients = [Client(one) for one in sockets]
+        for client in clients:
+            assert (await client.next())["type"] == "hello"
+        stuck = await stream_of(port, token, max_queue=1)
+        stopped_at = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        for client in clients:
+            assert await client.closed(10) == Close.DRAINING
+            assert client.frames[-1]["type"] == "going_away"
+        async with asyncio.timeout(15):
+            assert await process.wait() == 0
+        assert time.monotonic() - stopped_at < DRAIN_S + 5
+        stuck.transport.abort()
+
+
+async def test_a_worker_does_not_outlive_its_supervisor(redis_url: str, token: str, database_url: str) -> None:
+    port = free_port()
+    async with gunicorn(port, redis_url, database_url) as process:
+        client = Client(await stream_of(port, token))
+        process.kill()
+        assert await client.closed(10) == Close.DRAINING
+        async with asyncio.timeout(10):
+            while await accepts(port):
+                await asyncio.sleep(0.05)
+
+
+async def accepts(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return True
+
+
+async def test_the_stream_describes_itself_and_does_not_compress(redis_url: str, token: str, database_url: str) -> None:
+    port = free_port()
+    async with gunicorn(port, redis_url, database_url):
+        socket = await stream_of(port, token)
+        assert "Sec-WebSocket-Extensions" not in socket.response.headers  # type: ignore[union-attr]
+        await socket.close()
+        assert b'"asyncapi":"3.0.0"' in await get(port, "/asyncapi.json")
+
+
+def test_too_few_descriptors_are_one_clear_warning() -> None:
+    assert raise_descriptor_limit(1) is None
+    warning = raise_descriptor_limit(10**9)
+    assert warning is None or "TIDEMARK_STREAM_MAX_CONNECTIONS" in warning
