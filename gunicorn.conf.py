@@ -40,6 +40,6 @@ control_socket_disable = True
 
 def on_starting(server: "Arbiter") -> None:
     """Before the first worker: its limits are inherited by all."""
-    warning = raise_descriptor_limit(_settings.stream_max_connections)
+    warning = raise_descriptor_limit()
     if warning is not None:
         server.log.warning(warning)

@@ -20,6 +20,7 @@ from uvicorn_worker import UvicornWorker
 
 from app.entry.logging import configure_logging
 from app.settings import Settings
+from app.websocket.descriptors import connections_permitted
 from app.websocket.stream import Stream
 from app.websocket.transport import bounded
 
@@ -32,8 +33,8 @@ _SEND_BUFFER_BYTES: Final = 32_768
 _UNACKNOWLEDGED_MS: Final = 10_000
 """After this long without an answer to sent data the kernel gives a connection up."""
 
-_DESCRIPTORS_SHARE: Final = 0.6
-"""The part of the file descriptors that sockets of clients may take."""
+_BUSY: Final = 1_000
+"""Connections of one process below which its limit of file descriptors is worth a warning."""
 
 
 class StreamServer(uvicorn.Server):
@@ -125,17 +126,14 @@ def bound_connections(listener: socket.socket) -> None:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)
 
 
-def raise_descriptor_limit(max_connections: int) -> str | None:
+def raise_descriptor_limit() -> str | None:
     """Allow this process and its children as many file descriptors as permitted.
 
-    Gives a warning where that is too few for so many connections.
+    Gives a warning where that is too few for a busy server.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    needed = int(max_connections / _DESCRIPTORS_SHARE)
-    if hard in (resource.RLIM_INFINITY, -1) or hard >= needed:
+    room = connections_permitted(_BUSY)
+    if room >= _BUSY:
         return None
-    return (
-        f"{max_connections} connections per process need about {needed} file descriptors, and {hard} are allowed: "
-        f"raise the limit (ulimit -n) or set TIDEMARK_STREAM_MAX_CONNECTIONS to {int(hard * _DESCRIPTORS_SHARE)}"
-    )
+    return f"only {room} connections per process: {hard} file descriptors are allowed; raise the limit (ulimit -Hn)"

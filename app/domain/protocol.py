@@ -220,6 +220,7 @@ class PriceRow(Struct, frozen=True, kw_only=True):
     last: Amount | None
     event_ms: Millis
     received_ms: Millis
+    fresh_ms: Annotated[int, Meta(description="When the price was certainly right: its age counts from here.")]
     is_stale: bool
 
 

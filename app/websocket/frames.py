@@ -40,7 +40,7 @@ def update(state: StreamState, interest: Interest, since: int, merged: int) -> s
     if not parts:
         return None
     return (
-        f'{{"type":"update",{_place(state)},"event_ms":{event_ms or state.pnl_event_ms},'
+        f'{{"type":"update",{_place(state)},"event_ms":{event_ms or state.pnl_event_ms or state.as_of_ms},'
         f'"merged":{max(merged, 1)},{",".join(parts)}}}'
     )
 

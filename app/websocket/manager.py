@@ -171,6 +171,8 @@ class ConnectionManager:
         """Send everybody away, in waves spread over a time, each told when to come back."""
         self.is_draining = True
         leaving = self.connections()
+        if not leaving:
+            return
         random.shuffle(leaving)
         longest_ms = max(int(within_s * 1000), 200)
         for connection in leaving:

@@ -243,5 +243,6 @@ def _encode_price(price: Price, is_stale: bool) -> str:
     return (
         f'{{"symbol":{json_text(price.symbol)},"price":"{format_decimal(price.price)}",'
         f'"bid":{quoted(bid)},"ask":{quoted(ask)},"last":{quoted(last)},'
-        f'"event_ms":{price.event_ms},"received_ms":{price.received_ms},"is_stale":{flag(is_stale)}}}'
+        f'"event_ms":{price.event_ms},"received_ms":{price.received_ms},'
+        f'"fresh_ms":{price.fresh_ms},"is_stale":{flag(is_stale)}}}'
     )

@@ -103,13 +103,14 @@ SERVER_FRAMES: list[tuple[ServerMessage, bytes]] = [
                     last=None,
                     event_ms=3,
                     received_ms=4,
+                    fresh_ms=4,
                     is_stale=False,
                 )
             ],
         ),
         b'{"type":"snapshot","channel":"prices","epoch":7,"seq":1041,"as_of_ms":5,"prices":[{"symbol":"BTCUSDT",'
         b'"price":"67000.15","bid":"67000.10","ask":"67000.20","last":null,"event_ms":3,"received_ms":4,'
-        b'"is_stale":false}]}',
+        b'"fresh_ms":4,"is_stale":false}]}',
     ),
     (
         protocol.Update(

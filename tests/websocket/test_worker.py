@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from app.asgi_worker import raise_descriptor_limit
 from app.bus.sessions import SessionStore
 from app.domain.protocol import SUBPROTOCOL, Close
+from app.websocket.descriptors import connections_permitted
 from tests.websocket.conftest import Client
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -148,7 +150,27 @@ async def test_the_stream_describes_itself_and_does_not_compress(redis_url: str,
         assert b'"asyncapi":"3.0.0"' in await get(port, "/asyncapi.json")
 
 
-def test_too_few_descriptors_are_one_clear_warning() -> None:
-    assert raise_descriptor_limit(1) is None
-    warning = raise_descriptor_limit(10**9)
-    assert warning is None or "TIDEMARK_STREAM_MAX_CONNECTIONS" in warning
+@pytest.fixture
+def descriptor_limit() -> Iterator[Callable[[int], None]]:
+    """Sets this process's limit of file descriptors, and puts it back."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield lambda soft: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, before[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_connections_are_bounded_by_the_file_descriptors(descriptor_limit: Callable[[int], None]) -> None:
+    descriptor_limit(1000)
+
+    assert connections_permitted(20_000) == 600
+    assert connections_permitted(10) == 10
+
+
+def test_the_soft_limit_of_file_descriptors_is_raised_to_the_hard_one(
+    descriptor_limit: Callable[[int], None],
+) -> None:
+    descriptor_limit(500)
+
+    raise_descriptor_limit()
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert soft == hard
