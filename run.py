@@ -158,6 +158,44 @@ def value(
     )
 
 
+@cli.command()
+def bench(
+    profile: Annotated[str, typer.Option(help="smoke, 1k, 5k, 10k, 25k; several with commas.")] = "1k,5k",
+    part: Annotated[str, typer.Option(help="system, ingest, book, flush; several with commas.")] = "system",
+    *,
+    ticks: Annotated[int | None, typer.Option(help="Ticks per second.", min=1, max=20_000)] = None,
+    symbols: Annotated[int | None, typer.Option(help="Symbols that are held and watched.", min=10)] = None,
+    positions: Annotated[int | None, typer.Option(help="Open positions of each user.", min=1)] = None,
+    hz: Annotated[float | None, typer.Option(help="Most updates per second for each user.", min=0.1, max=50)] = None,
+    workers: Annotated[int | None, typer.Option(help="Web processes.", min=1, max=64)] = None,
+    seconds: Annotated[float | None, typer.Option(help="How long to measure.", min=1, max=30)] = None,
+    no_baselines: Annotated[bool, typer.Option("--no-baselines", help="Leave out what others would cost.")] = False,
+    python_client: Annotated[bool, typer.Option("--python-client", help="Do without the compiled client.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Write the results as JSON.", callback=from_caller)] = None,
+    compare: Annotated[Path | None, typer.Option(help="Results of an earlier run.", callback=from_caller)] = None,
+) -> None:
+    """Measure the whole system under load, or its parts. Takes the machine for itself."""
+    from app.entry.bench import run_bench
+
+    changes = {
+        "ticks_per_s": ticks,
+        "symbols": symbols,
+        "positions": positions,
+        "hz": hz,
+        "web_workers": workers,
+        "measure_s": seconds,
+    }
+    run_bench(
+        parts=part,
+        profiles=profile,
+        changes=changes,
+        baselines=not no_baselines,
+        native=not python_client,
+        output=output,
+        compare=compare,
+    )
+
+
 def main() -> None:
     """Run a command; a problem is one line on stderr and an exit code."""
     for stream in (sys.stdout, sys.stderr):

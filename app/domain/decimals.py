@@ -8,8 +8,6 @@ up to the last digit on every screen.
 """
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from decimal import (
     ROUND_HALF_EVEN,
     Clamped,
@@ -18,7 +16,8 @@ from decimal import (
     DivisionByZero,
     InvalidOperation,
     Overflow,
-    localcontext,
+    getcontext,
+    setcontext,
 )
 
 SCALE = 18
@@ -49,11 +48,22 @@ _PLAIN = re.compile(r"[0-9]{1,18}(?:\.[0-9]{1,18})?")
 _PLAIN_SIGNED = re.compile(r"-?[0-9]{1,18}(?:\.[0-9]{1,18})?")
 
 
-@contextmanager
-def exact() -> Iterator[None]:
-    """Run a block of Decimal arithmetic with enough digits to lose none."""
-    with localcontext(_EXACT):
-        yield
+class exact:  # noqa: N801 - Used like a function: ``with exact():``.
+    """Run a block of Decimal arithmetic with enough digits to lose none.
+
+    A third of the time of ``localcontext``, which copies its context; nobody
+    changes this one. Never ``yield`` or ``await`` inside: the caller would
+    compute in it too.
+    """
+
+    __slots__ = ("_outside",)
+
+    def __enter__(self) -> None:
+        self._outside = getcontext()
+        setcontext(_EXACT)
+
+    def __exit__(self, *raised: object) -> None:
+        setcontext(self._outside)
 
 
 def parse_plain(text: str) -> Decimal:
@@ -79,7 +89,7 @@ def parse_signed(text: str) -> Decimal:
     """Read a plain decimal that may be negative (a rebate). Raises ValueError."""
     if _PLAIN_SIGNED.fullmatch(text) is None:
         raise ValueError("not a plain decimal of at most 18 digits before and 18 after the point")
-    return Decimal(text) + ZERO  # turns -0 into 0
+    return Decimal(text) or ZERO  # -0 is 0; adding would round to the context's 28 digits
 
 
 def quantize_state(value: Decimal) -> Decimal:

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections.abc import Iterable, Mapping
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Literal
 
 import msgspec
@@ -41,11 +41,15 @@ class Instrument(msgspec.Struct, frozen=True, kw_only=True):
             return quantize_state(-signed_qty * self.multiplier / price)
         return signed_qty * self.multiplier * price
 
-    def price_of(self, signed_qty: Decimal, value: Decimal) -> Decimal:
-        """The price at which a quantity has a value: the inverse of :meth:`value`."""
+    def price_of(self, signed_qty: Decimal, value: Decimal, digits: Context) -> Decimal:
+        """The price at which a quantity has a value: the inverse of :meth:`value`.
+
+        Rounded once, as ``digits`` says. Call inside :func:`app.domain.decimals.exact`.
+        """
+        contracts = signed_qty * self.multiplier
         if self.market == "inverse":
-            return -signed_qty * self.multiplier / value
-        return value / (signed_qty * self.multiplier)
+            return digits.divide(-contracts, value)
+        return digits.divide(value, contracts)
 
 
 class UnknownSymbol(ValueError):

@@ -8,8 +8,8 @@ import msgspec
 
 from app.domain.instruments import Instrument
 from app.domain.ledger import LedgerState
+from app.domain.ledger import PositionSide as PositionSide
 
-PositionSide = Literal["net", "long", "short"]
 Status = Literal["open", "closed"]
 
 

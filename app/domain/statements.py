@@ -26,7 +26,7 @@ def position_statement(position: Position, value: PositionValue) -> dict[str, An
         "market": position.instrument.market,
         "position_side": position.position_side,
         "side": position.side,
-        "quantity": format_decimal(abs(state.signed_qty)),
+        "quantity": format_decimal(state.signed_qty.copy_abs()),
         "signed_qty": format_decimal(state.signed_qty),
         "entry_price": _decimal(entry),
         "cost_basis": format_units(value.cost_basis),
@@ -88,6 +88,7 @@ def price_statement(price: Price, as_of_ms: int, stale_after_ms: int) -> dict[st
         "last": _decimal(price.last),
         "event_ms": price.event_ms,
         "received_ms": price.received_ms,
+        "fresh_ms": price.fresh_ms,
         "age_ms": price.age_ms(as_of_ms),
         "is_stale": price.is_stale(as_of_ms, stale_after_ms),
     }

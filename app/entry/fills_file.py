@@ -39,7 +39,7 @@ COLUMNS = (
 )
 
 _QUOTES = ("USDT", "USDC", "FDUSD", "BUSD", "TUSD", "USD", "EUR", "GBP", "TRY", "JPY", "BRL", "BTC", "ETH", "BNB")
-_SEPARATED = re.compile(r"([A-Za-z0-9]+)[-/_]([A-Za-z0-9]+)(?:[-:_].*)?")
+_SEPARATED = re.compile(r"([A-Za-z0-9]+)[-/_]([A-Za-z0-9]{2,6})(?:[-:_].*)?")
 _EXPONENT = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?[eE][+-]?[0-9]{1,2}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECONDS = {10: 1_000_000, 13: 1_000, 16: 1}
@@ -166,13 +166,15 @@ def _make_instrument(terms: Mapping[str, str]) -> Instrument:
 
 
 def _assets(symbol: str) -> tuple[str, str | None]:
-    """Base and quote as the symbol spells them: BTC-USD, BTC/USDT:USDT, BTCUSDT, BTCUSD_PERP."""
-    for quote in _QUOTES:
-        base = symbol.partition("_")[0].removesuffix(quote)
-        if base and base != symbol.partition("_")[0]:
-            return base, quote
+    """Base and quote as the symbol spells them: BTC-USD, BTC/USDT:USDT, BTC_USDT, BTCUSDT, BTCUSD_PERP."""
     separated = _SEPARATED.fullmatch(symbol)
-    return (separated[1], separated[2]) if separated else (symbol, None)
+    if separated and (separated[2] in _QUOTES or "_" not in symbol):
+        return separated[1], separated[2]
+    head = symbol.partition("_")[0]
+    for quote in _QUOTES:
+        if head.endswith(quote) and head != quote:
+            return head.removesuffix(quote), quote
+    return symbol, None
 
 
 def _number(cells: Mapping[str, str], column: str, parse: Any) -> Decimal:

@@ -1,0 +1,52 @@
+"""A recorded fill, and its published form: the ``trade`` of the contract."""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from app.domain.decimals import format_decimal
+from app.domain.ledger import Fill
+from app.domain.statements import timestamp
+
+
+class Trade(msgspec.Struct, frozen=True, kw_only=True):
+    """A fill as it was recorded. Immutable.
+
+    ``opened_position_id`` is the position that the rest of the fill opened when
+    it went through zero. ``fill.trade_id`` is the exchange's or client's own id.
+    """
+
+    fill_id: str
+    user_id: str
+    account_id: str
+    symbol: str
+    position_id: str
+    opened_position_id: str | None
+    fill: Fill
+    source: str
+    executed_at: datetime
+    created_at: datetime
+
+
+def trade_statement(trade: Trade) -> dict[str, Any]:
+    """``trade`` of the contract."""
+    fill = trade.fill
+    return {
+        "fill_id": trade.fill_id,
+        "trade_id": fill.trade_id,
+        "account_id": trade.account_id,
+        "symbol": trade.symbol,
+        "position_id": trade.position_id,
+        "opened_position_id": trade.opened_position_id,
+        "side": fill.side,
+        "quantity": format_decimal(fill.quantity),
+        "price": format_decimal(fill.price),
+        "fee": format_decimal(fill.fee),
+        "fee_asset": fill.fee_asset,
+        "fee_rate": None if fill.fee_rate is None else format_decimal(fill.fee_rate),
+        "strategy": fill.strategy or None,
+        "source": trade.source,
+        "executed_at": timestamp(trade.executed_at),
+        "created_at": timestamp(trade.created_at),
+    }

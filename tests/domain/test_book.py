@@ -1,0 +1,421 @@
+"""The vectorised book gives the integers of the plain form, whatever happens to it."""
+
+from collections.abc import Iterable
+from decimal import Decimal
+from fractions import Fraction
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from app.domain import book as book_module
+from app.domain.book import Book
+from app.domain.positions import ClosedFigures, Position
+from app.domain.prices import Price
+from app.domain.slack_matrix import SlackMatrix
+from app.domain.valuation import value_position
+from app.domain.wide import join
+from tests.domain.books import (
+    INSTRUMENTS,
+    NOW_MS,
+    STALE_AFTER_MS,
+    closed,
+    instrument,
+    plain_totals,
+    position,
+    positions,
+    price,
+    prices,
+    user_book,
+)
+
+ONE = 10**18
+LARGEST = 2**127 - 1
+
+
+def book_of(*of_users: tuple[Position, ...], at: Iterable[Price] = ()) -> Book:
+    book = Book(STALE_AFTER_MS)
+    for number, held in enumerate(of_users):
+        book.upsert_user(user_book(*held, user_id=f"u{number + 1}"))
+    book.set_prices(at)
+    book.revalue(NOW_MS)
+    return book
+
+
+def row_worth(book: Book, user_id: str = "u1") -> dict[str, int]:
+    """Unrealised profit by position id; rows without a price are missing."""
+    holder = book.find(user_id)
+    assert holder is not None
+    rows, high, low = book.row_worth(np.array(list(holder.rows.values()), np.int32))
+    by_row = {
+        int(row): join(int(high_part), int(low_part)) for row, high_part, low_part in zip(rows, high, low, strict=True)
+    }
+    return {position_id: by_row[row] for position_id, row in holder.rows.items() if row in by_row}
+
+
+def held_in_128_bits(value: int) -> int:
+    return max(-LARGEST, min(value, LARGEST))
+
+
+def assert_like_plain_form(book: Book, users: dict[str, dict[str, Position]], known: dict[str, Price]) -> None:
+    for user_id, held in users.items():
+        holder = book.find(user_id)
+        assert holder is not None
+        expected = plain_totals(held.values(), known)
+        assert book.unrealized(holder.slot) == held_in_128_bits(expected.unrealized_pnl)
+        assert holder.open_gross == expected.realized_pnl_gross
+        assert holder.open_fees == expected.fees
+        values = {p.position_id: value_position(p, known.get(p.symbol), NOW_MS, STALE_AFTER_MS) for p in held.values()}
+        assert row_worth(book, user_id) == {
+            position_id: held_in_128_bits(value.unrealized_pnl)
+            for position_id, value in values.items()
+            if value.unrealized_pnl is not None and value.mark is not None
+        }
+
+
+class AnyHistory(RuleBasedStateMachine):
+    """Loads, events and prices in any order: totals and rows are always those of the plain form."""
+
+    @initialize()
+    def start(self) -> None:
+        self.book = Book(STALE_AFTER_MS)
+        self.users: dict[str, dict[str, Position]] = {}
+        self.prices: dict[str, Price] = {}
+        self.count = 0
+
+    def _new_ids(self, count: int) -> list[str]:
+        self.count += count
+        return [f"p{self.count - n}" for n in range(count)]
+
+    @rule(data=st.data(), user_id=st.sampled_from(["u1", "u2", "u3"]), size=st.integers(0, 9))
+    def load(self, data: st.DataObject, user_id: str, size: int) -> None:
+        held = [data.draw(positions(position_id, user_id)) for position_id in self._new_ids(size)]
+        kept = list(self.users.get(user_id, {}).values())[::2]
+        holder = self.book.find(user_id)
+        seq = 1 if holder is None else holder.ledger_seq + 3
+        assert self.book.upsert_user(user_book(*kept, *held, user_id=user_id, ledger_seq=seq)) == "applied"
+        self.users[user_id] = {p.position_id: p for p in [*kept, *held]}
+
+    @precondition(lambda self: self.users)
+    @rule(data=st.data(), watch=st.booleans())
+    def event(self, data: st.DataObject, watch: bool) -> None:
+        user_id = data.draw(st.sampled_from(sorted(self.users)))
+        held = self.users[user_id]
+        changed = [
+            msgspec.structs.replace(
+                data.draw(positions(position_id, user_id, before.version + 1)), instrument=before.instrument
+            )
+            for position_id, before in list(held.items())[:2]
+        ]
+        new = [data.draw(positions(position_id, user_id)) for position_id in self._new_ids(1)]
+        gone = [closed(before) for before in list(held.values())[2:4]]
+        holder = self.book.find(user_id)
+        assert holder is not None
+        if watch:
+            self.book.watch(holder.slot)
+        assert self.book.apply_positions(user_id, holder.ledger_seq + 1, [*changed, *new, *gone]) == "applied"
+        for after in [*changed, *new]:
+            held[after.position_id] = after
+        for before in gone:
+            del held[before.position_id]
+
+    @rule(symbols=st.lists(st.sampled_from([i.symbol for i in INSTRUMENTS]), min_size=1), data=st.data())
+    def tick(self, symbols: list[str], data: st.DataObject) -> None:
+        fresh = [price(symbol, data.draw(prices)) for symbol in symbols]
+        self.prices.update({p.symbol: p for p in fresh})
+        self.book.set_prices(fresh)
+
+    @rule(symbols=st.sets(st.sampled_from([i.symbol for i in INSTRUMENTS])))
+    def switch_source(self, symbols: set[str]) -> None:
+        self.prices = {symbol: price(symbol, "17.5") for symbol in symbols}
+        self.book.replace_prices(self.prices)
+
+    @invariant()
+    def is_exact(self) -> None:
+        self.book.revalue(NOW_MS)
+        assert_like_plain_form(self.book, self.users, self.prices)
+
+    @invariant()
+    def holds_the_symbols_of_its_positions(self) -> None:
+        held = {p.symbol for by_id in self.users.values() for p in by_id.values()}
+        assert self.book.held_symbols() == held
+
+    @invariant()
+    def watched_rows_are_those_that_stand(self) -> None:
+        book = self.book
+        standing = {row for slot in book._watched for row in book.holder(slot).rows.values()}
+        everything = np.ones(len(book.prices), np.bool_)
+        assert sorted(book.watched_rows(everything).tolist()) == sorted(standing)
+
+    @invariant()
+    def gives_back_what_it_was_given(self) -> None:
+        for user_id, held in self.users.items():
+            holder = self.book.find(user_id)
+            assert holder is not None
+            assert {p.position_id: p for p in self.book.user_book(holder.slot).positions} == held
+
+
+TestAnyHistory = AnyHistory.TestCase
+TestAnyHistory.settings = settings(max_examples=80, stateful_step_count=15, deadline=None)
+
+
+@given(st.lists(positions("?", "u1"), min_size=1, max_size=20), st.lists(prices, min_size=8, max_size=8))
+@settings(max_examples=150, deadline=None)
+def test_any_portfolio_at_any_prices_is_worth_what_the_plain_form_says(held: list[Position], at: list[Decimal]) -> None:
+    numbered = [msgspec.structs.replace(p, position_id=f"p{n}") for n, p in enumerate(held)]
+    known = {i.symbol: price(i.symbol, value) for i, value in zip(INSTRUMENTS, at, strict=True)}
+
+    before, after = book_of(tuple(numbered), at=known.values()), Book(STALE_AFTER_MS)
+    after.set_prices(known.values())
+    after.upsert_user(user_book(*numbered))
+    after.revalue(NOW_MS)
+
+    for book in (before, after):
+        assert_like_plain_form(book, {"u1": {p.position_id: p for p in numbered}}, known)
+
+
+def test_the_largest_portfolio_valued_together_is_exact() -> None:
+    held = tuple(
+        position(
+            f"p{n}",
+            qty=Decimal("152587.890624999") * (1 if n % 3 else -1),
+            cost="9999999999.999999999999999999",
+        )
+        for n in range(book_module.MAX_TERMS)
+    )
+    book = book_of(held, at=[price("BTCUSDT", "16383.999999999")])
+
+    known = {"BTCUSDT": price("BTCUSDT", "65535.999999999")}
+    book.set_prices(known.values())
+    book.revalue(NOW_MS)
+
+    assert not len(book._odd)
+    assert_like_plain_form(book, {"u1": {p.position_id: p for p in held}}, known)
+
+
+def test_more_positions_than_are_valued_together_are_exact_too() -> None:
+    held = tuple(position(f"p{n}", qty="0.123456789") for n in range(book_module.MAX_TERMS + 5))
+    known = {"BTCUSDT": price("BTCUSDT", "67000.123456789")}
+
+    book = book_of(held, at=known.values())
+
+    assert len(book._odd) == 5
+    assert_like_plain_form(book, {"u1": {p.position_id: p for p in held}}, known)
+
+
+def test_floats_alone_would_not_be_exact() -> None:
+    """The control: the same book in binary floating point is wrong in a shown digit."""
+    held = tuple(position(f"p{n}", qty=f"{n}1234.123456789", cost="0.1") for n in range(1, 200))
+    exact = plain_totals(held, {"BTCUSDT": price("BTCUSDT", "67000.123456789")}).unrealized_pnl
+
+    in_floats = sum(float(p.state.signed_qty) * 67000.123456789 - float(p.state.cost) for p in held)
+
+    assert Fraction(in_floats) * 10**8 // 1 != exact // 10**10
+
+
+def test_a_position_without_a_price_is_in_no_total_until_it_has_one() -> None:
+    held = (position("p1", cost="50"), position("p2", instrument("ETHUSDT"), cost="70"))
+    book = book_of(held, at=[price("BTCUSDT", "80")])
+    assert book.unrealized(0) == 30 * ONE
+    assert row_worth(book) == {"p1": 30 * ONE}
+
+    book.set_prices([price("ETHUSDT", "71")])
+    book.revalue(NOW_MS)
+
+    assert book.unrealized(0) == 31 * ONE
+    assert row_worth(book) == {"p1": 30 * ONE, "p2": ONE}
+
+
+def test_a_position_settled_in_another_currency_is_in_no_total_but_named() -> None:
+    held = (position("p1", cost="50"), position("p2", instrument("ETHBTC", settle="BTC"), cost="70"))
+
+    book = book_of(held, at=[price("BTCUSDT", "80"), price("ETHBTC", "71")])
+
+    assert book.unrealized(0) == 30 * ONE
+    assert row_worth(book) == {"p1": 30 * ONE, "p2": ONE}
+    assert book.holder(0).foreign_symbols == ["ETHBTC"]
+    assert book.holder(0).realized_pnl_gross == 0
+
+
+def test_a_price_that_soars_moves_what_outgrew_the_vectors() -> None:
+    held = (position("p1", qty="1000000", cost="1000000"), position("p2", qty="0.5", cost="1"))
+    book = book_of(held, at=[price("BTCUSDT", "1")])
+    assert not len(book._odd)
+
+    known = {"BTCUSDT": price("BTCUSDT", "123456789.123456789")}
+    book.set_prices(known.values())
+    book.revalue(NOW_MS)
+
+    assert len(book._odd) == 1
+    assert_like_plain_form(book, {"u1": {p.position_id: p for p in held}}, known)
+
+
+def test_an_absurd_position_reads_as_the_largest_figure_and_disturbs_nobody() -> None:
+    absurd = position("p1", qty=Decimal(10) ** 18, cost="1")
+    book = book_of((absurd,), (position("p2", cost="50", user_id="u2"),), at=[price("BTCUSDT", "67000")])
+
+    assert book.unrealized(0) == LARGEST
+    assert row_worth(book) == {"p1": LARGEST}
+    assert book.unrealized(1) == 66950 * ONE
+
+
+def test_an_event_already_known_changes_nothing() -> None:
+    book = book_of((position("p1", cost="50"),), at=[price("BTCUSDT", "80")])
+
+    assert book.apply_positions("u1", 1, [position("p1", cost="70", version=2)]) == "old"
+
+    book.revalue(NOW_MS)
+    assert book.unrealized(0) == 30 * ONE
+
+
+@pytest.mark.parametrize(
+    ("user_id", "seq", "changed"),
+    [
+        pytest.param("u1", 3, position("p1", cost="70", version=3), id="an event is missing"),
+        pytest.param("u9", 1, position("p1", user_id="u9"), id="the user is unknown"),
+        pytest.param("u1", 2, closed(position("p7")), id="the closed position is unknown"),
+    ],
+)
+def test_what_cannot_be_known_from_an_event_is_asked_of_the_database(user_id: str, seq: int, changed: Position) -> None:
+    book = book_of((position("p1", cost="50"),), at=[price("BTCUSDT", "80")])
+
+    assert book.apply_positions(user_id, seq, [changed]) == "gap"
+
+    book.revalue(NOW_MS)
+    assert book.unrealized(0) == 30 * ONE
+    holder = book.find("u1")
+    assert holder is not None
+    assert holder.ledger_seq == 1
+
+
+def test_a_load_older_than_what_is_known_is_refused() -> None:
+    book = book_of((position("p1"),))
+    assert book.apply_positions("u1", 2, [position("p2")]) == "applied"
+
+    assert book.upsert_user(user_book(position("p1"), ledger_seq=1)) == "old"
+
+    assert set(book.holder(0).rows) == {"p1", "p2"}
+
+
+def test_a_closed_position_leaves_its_profit_behind_and_nothing_else() -> None:
+    book = book_of((position("p1", cost="50"),), at=[price("BTCUSDT", "80")])
+
+    book.apply_positions("u1", 2, [closed(position("p1", cost="50"), cash="12.5", fees="0.5")])
+    book.revalue(NOW_MS)
+
+    holder = book.holder(0)
+    assert (holder.realized_pnl_gross, holder.fees, book.unrealized(0)) == (25 * ONE // 2, ONE // 2, 0)
+    assert book.held_symbols() == set()
+
+
+def test_a_row_slot_is_never_used_again_though_its_row_is() -> None:
+    book = book_of((position("p1"),))
+    row = book.holder(0).rows["p1"]
+    slot = int(book.rows.slot[row])
+
+    book.apply_positions("u1", 2, [closed(position("p1"))])
+    book.apply_positions("u1", 3, [position("p2")])
+
+    assert book.holder(0).rows["p2"] == row
+    assert book.rows.slot[row] != slot
+
+
+def test_only_users_whose_figure_moved_are_marked() -> None:
+    book = book_of(
+        (position("p1"),), (position("p2", instrument("ETHUSDT"), user_id="u2"),), at=[price("BTCUSDT", "5")]
+    )
+
+    book.set_prices([price("BTCUSDT", "6")])
+
+    valuation = book.revalue(NOW_MS)
+    assert valuation.users_changed.tolist() == [True, False]
+    assert valuation.values_changed.tolist() == [True, False]
+
+
+def test_the_same_price_again_is_news_of_its_age_but_not_of_any_value() -> None:
+    book = book_of((position("p1"),), at=[price("BTCUSDT", "5")])
+
+    book.set_prices([price("BTCUSDT", "5", fresh_ms=NOW_MS + 1)])
+
+    valuation = book.revalue(NOW_MS)
+    assert not valuation.values_changed.any()
+    assert valuation.marks_changed.tolist() == [True]
+
+
+def test_a_price_turns_stale_by_time_alone_and_all_do_when_the_feed_is_silent() -> None:
+    held = (position("p1"), position("p2", instrument("ETHUSDT")))
+    book = book_of(held, at=[price("BTCUSDT", "5"), price("ETHUSDT", "5", fresh_ms=NOW_MS - 3000)])
+
+    later = book.revalue(NOW_MS + 3000)
+    silent = book.revalue(NOW_MS + 3000, silent=True)
+
+    assert (later.stale.tolist(), later.marks_changed.tolist()) == ([False, True], [False, True])
+    assert (silent.stale.tolist(), silent.marks_changed.tolist()) == ([True, True], [True, False])
+
+
+def test_changes_are_kept_of_watched_users_only() -> None:
+    book = book_of((position("p1"),), (position("p2", user_id="u2"),))
+    book.watch(0)
+
+    book.apply_positions("u1", 2, [closed(position("p1")), position("p3")])
+    book.apply_positions("u2", 2, [closed(position("p2", user_id="u2"))])
+
+    changes = book.take_changes()
+    assert list(changes) == [0]
+    assert changes[0].rows == {book.holder(0).rows["p3"]}
+    assert [p and p.status for p in changes[0].ended.values()] == ["closed"]
+    assert not book.has_changes
+
+
+def test_a_user_whose_total_lacks_a_price_has_no_base_for_the_day() -> None:
+    book = book_of(
+        (position("p1", cost="50"),),
+        (position("p2", instrument("ETHUSDT"), user_id="u2"),),
+        (position("p3", instrument("INVUSDT", "inverse"), user_id="u3"),),
+        at=[price("BTCUSDT", "80")],
+    )
+
+    assert book.day_bases() == {0: 30 * ONE}
+
+
+def test_closed_figures_count_though_nothing_is_open() -> None:
+    book = Book(STALE_AFTER_MS)
+    book.upsert_user(user_book(closed=ClosedFigures(realized_pnl_gross=7, fees=2, funding=1)))
+    book.revalue(NOW_MS)
+
+    assert book.day_bases() == {0: 6}
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=120))
+@settings(deadline=None)
+def test_a_matrix_that_changes_in_place_multiplies_like_one_made_anew(steps: list[tuple[int, bool]]) -> None:
+    matrix, entries = SlackMatrix(), {}
+    for _ in range(5):
+        matrix.add_row()
+    for owner, (row, is_insert) in enumerate(steps):
+        mine = [known for known, (of_row, _, _) in entries.items() if of_row == row]
+        if is_insert or not mine:
+            column, quantity = owner % 7, 2**63 + owner * 12345
+            entries[owner] = (row, column, quantity)
+            matrix.insert(
+                row,
+                np.array([owner], np.int32),
+                np.array([column], np.int32),
+                np.array([quantity], np.uint64),
+                np.array([float(owner)]),
+            )
+        else:
+            matrix.remove(row, mine[len(mine) // 2])
+            del entries[mine[len(mine) // 2]]
+
+    vector = np.arange(3, 10, dtype=np.uint64) * np.uint64(2**60)
+    low, floats = matrix.multiply(vector, np.arange(3.0, 10.0))
+
+    for row in range(5):
+        mine = [(owner, column, quantity) for owner, (of_row, column, quantity) in entries.items() if of_row == row]
+        assert matrix.used(row) == len(mine)
+        assert int(low[row]) == sum(quantity * int(vector[column]) for _, column, quantity in mine) % 2**64
+        assert float(floats[row]) == sum(owner * (column + 3.0) for owner, column, _ in mine)
