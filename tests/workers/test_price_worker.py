@@ -15,9 +15,10 @@ from app.bus.connection import BusUnavailable
 from app.bus.messages import PriceFlush
 from app.bus.prices import Fenced, PriceBoard, PricePublisher, decode_flush, read_instruments, read_prices
 from app.bus.subscription import Message, Resync, Subscription
-from app.domain.conflation import Conflator, Quote
+from app.domain.conflation import Conflator, Quote, SnapshotQuote
 from app.domain.instruments import Instrument, Market, Status
 from app.domain.lateness import Lane
+from app.domain.price_vector import PriceVector
 from app.domain.prices import Feed
 from app.exchanges.binance.timing import Timing
 from app.repositories.database import create_engine
@@ -86,6 +87,12 @@ class FakeFeed:
         assert self._ticks is not None
         self._sequence += 1
         self._ticks.quote(Quote(symbol, bid, ask, self._sequence), self._clock.now_ms(), Lane())
+
+    def answer(self, symbol: str, bid: str, ask: str) -> None:
+        """A price that was asked for, just now."""
+        assert self._ticks is not None
+        now_ms = self._clock.now_ms()
+        self._ticks.snapshot([SnapshotQuote(symbol, bid, ask)], (), now_ms, now_ms)
 
     def list_symbols(self, *instruments: Instrument) -> None:
         assert self._listed is not None
@@ -295,6 +302,51 @@ async def test_a_feed_that_stops_is_stale_and_one_that_cannot_be_reached_is_down
     await eventually(lambda: system.state == Feed("stale", "binance", STALE_MS + 1))
     system.feed.is_connected = False
     await eventually(lambda: system.state.state == "down")
+
+
+@pytest.mark.parametrize("is_connected", [True, False])
+async def test_prices_that_are_only_asked_for_are_fresh_but_the_feed_is_stale(
+    system: System, is_connected: bool
+) -> None:
+    system.feed.tick("BTCUSDT", "100.0", "101.0")
+    await eventually(lambda: system.state.state == "live")
+    system.feed.is_connected = is_connected
+    system.clock.ms += STALE_MS + 1
+    system.feed.answer("BTCUSDT", "100.0", "101.0")
+    await eventually(lambda: system.state == Feed("stale", "binance", STALE_MS + 1))
+    await eventually(lambda: system.board.prices["BTCUSDT"].fresh_ms == system.clock.ms)
+
+    _, stored = await read_prices(system.redis, 2.0)
+    assert stored == system.board.prices
+    assert stored["BTCUSDT"].price == Decimal("100.5")
+
+
+async def test_prices_that_were_asked_for_before_anything_streamed_do_not_make_the_feed_live(system: System) -> None:
+    system.feed.is_connected = False
+    system.feed.answer("BTCUSDT", "100.0", "101.0")
+    await eventually(lambda: system.state == Feed("stale", "binance", None))
+    system.clock.ms += STALE_MS + 1
+
+    await eventually(lambda: system.state == Feed("down", "binance", None))
+
+
+async def test_a_price_that_is_confirmed_unchanged_does_not_change_what_positions_are_worth(system: System) -> None:
+    held = PriceVector(STALE_MS)
+    column = held.column("BTCUSDT")
+    system.feed.tick("BTCUSDT", "100.0", "101.0")
+    await eventually(lambda: "BTCUSDT" in system.board.prices)
+    held.set(system.board.prices.values())
+    held.take_changes()
+    system.clock.ms += STALE_MS + 1
+    assert held.age(system.clock.ms, silent=False)[column]
+    system.feed.answer("BTCUSDT", "100.0", "101.0")
+    await eventually(lambda: system.board.prices["BTCUSDT"].fresh_ms == system.clock.ms)
+    turns = held.set(system.board.prices.values())
+
+    assert not held.age(system.clock.ms, silent=False)[column]
+    values_changed, _ = held.take_changes()
+    assert turns.moved == []
+    assert not values_changed[column]
 
 
 async def test_simulated_prices_say_so_while_they_flow_and_when_they_stop(redis: Redis) -> None:

@@ -1,0 +1,1 @@
+"""Single-owner work: each worker holds a lease, and ends loudly when something is wrong."""

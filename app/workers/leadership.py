@@ -1,0 +1,101 @@
+"""Being the one active worker of a role: a lease in PostgreSQL, with an epoch that fences."""
+
+import asyncio
+import random
+import time
+from typing import NoReturn, Protocol
+
+import structlog
+
+from app.repositories.database import DatabaseUnavailable
+
+log = structlog.get_logger(__name__)
+
+
+class LeaseLost(Exception):
+    """Another worker holds the lease now; this one must end."""
+
+
+class Leases(Protocol):
+    """Where leases are kept. Every method raises DatabaseUnavailable."""
+
+    async def acquire(self, role: str, holder: str, ttl_ms: int) -> int | None: ...
+    async def renew(self, role: str, holder: str, epoch: int, ttl_ms: int) -> bool: ...
+    async def release(self, role: str, holder: str, epoch: int) -> None: ...
+
+
+class Leadership:
+    """One worker's claim to a role. ``holder`` is unique to the process."""
+
+    def __init__(self, leases: Leases, role: str, holder: str, ttl_ms: int) -> None:
+        self._leases = leases
+        self._role = role
+        self._holder = holder
+        self._ttl_ms = ttl_ms
+        self._interval_s = ttl_ms / 3000
+        self._epoch = 0
+        self._certain_until = 0.0
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether nobody else can hold the lease at this moment.
+
+        False does not mean lost: the database may be away, or this process was
+        stopped for a while. Then do nothing that an epoch does not fence.
+        """
+        return time.monotonic() < self._certain_until
+
+    async def acquire(self) -> int:
+        """Stand by until the lease is held; the result is the epoch."""
+        reason = ""
+        while True:
+            asked_at = time.monotonic()
+            try:
+                epoch = await self._leases.acquire(self._role, self._holder, self._ttl_ms)
+            except DatabaseUnavailable as error:
+                reason = self._stand_by(reason, f"the database cannot be asked: {error}")
+            else:
+                if epoch is not None:
+                    self._epoch = epoch
+                    self._note_held(asked_at)
+                    log.info("lease.acquired", role=self._role, epoch=epoch)
+                    return epoch
+                reason = self._stand_by(reason, "another worker is active")
+            await asyncio.sleep(random.uniform(0.5, 1.0) * self._interval_s)
+
+    async def keep(self) -> NoReturn:
+        """Renew the lease for ever.
+
+        Raises:
+            LeaseLost: another worker has it. A database that cannot be reached
+                is no such thing: nobody else can take the lease there either,
+                and receivers drop an older epoch if somebody did.
+        """
+        while True:
+            await asyncio.sleep(self._interval_s)
+            asked_at = time.monotonic()
+            try:
+                is_held = await self._leases.renew(self._role, self._holder, self._epoch, self._ttl_ms)
+            except DatabaseUnavailable as error:
+                log.warning("lease.not_renewed", role=self._role, epoch=self._epoch, reason=str(error))
+                continue
+            if not is_held:
+                raise LeaseLost(f"{self._role}: epoch {self._epoch} is over")
+            self._note_held(asked_at)
+
+    async def release(self) -> None:
+        """Let the lease go, so that another need not wait for it to expire."""
+        self._certain_until = 0.0
+        try:
+            await self._leases.release(self._role, self._holder, self._epoch)
+        except DatabaseUnavailable as error:
+            log.warning("lease.not_released", role=self._role, epoch=self._epoch, reason=str(error))
+
+    def _note_held(self, asked_at: float) -> None:
+        self._certain_until = asked_at + self._ttl_ms / 1000
+
+    def _stand_by(self, said: str, reason: str) -> str:
+        """Log why it waits, once per reason."""
+        if reason != said:
+            log.info("lease.standing_by", role=self._role, reason=reason)
+        return reason

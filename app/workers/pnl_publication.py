@@ -1,0 +1,241 @@
+"""What each web instance is told: whole users first, then only what changed.
+
+Turns the book into :class:`app.bus.messages.PnlFlush`, one per instance and
+place in the stream. Does no I/O, so every rule of the message is tested without a bus.
+"""
+
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from app.bus.messages import Columns, MarkUpdate, PnlFlush, RowUpdate, UserUpdate
+from app.domain.book import Book, Change, Holder, Valuation
+from app.domain.decimals import format_decimal
+from app.domain.positions import Position
+from app.domain.prices import StreamPosition
+from app.domain.statements import position_statement
+from app.domain.valuation import value_position
+from app.domain.wide import High, Indices, Low, Mask
+from app.workers.cache_round import CacheRound
+from app.workers.watchers import Instance, Watchers
+
+SNAPSHOT_ROWS = 1500
+"""Most rows of newly watched users in the flushes of one moment; the rest come with the next."""
+
+_MOVING = (
+    "mark_price",
+    "price_source",
+    "mark_age_ms",
+    "is_stale",
+    "market_value",
+    "unrealized_pnl",
+    "unrealized_pnl_pct",
+    "total_pnl",
+)
+
+
+class _Moment:
+    """What all instances are told of from: one valuation, and everything that changed up to it."""
+
+    def __init__(self, book: Book, valuation: Valuation, changes: Mapping[int, Change]) -> None:
+        self.valuation = valuation
+        self.changed_users = {slot: _changed_user(book, slot, change) for slot, change in changes.items()}
+        self.changed_rows = np.array([row for change in changes.values() for row in change.rows], np.int32)
+        # A changed row whose price moved too is among the watched ones.
+        others = self.changed_rows[~valuation.values_changed[book.rows.column[self.changed_rows]]]
+        moved = np.concatenate((book.watched_rows(valuation.values_changed), others))
+        self.rows, self.high, self.low = book.row_worth(moved)
+
+
+class Publication:
+    """Composes flushes. ``book_epoch`` is the fencing epoch of this worker."""
+
+    def __init__(self, book: Book, watchers: Watchers, cache: CacheRound, *, book_epoch: int, shard: int = 0) -> None:
+        self._book = book
+        self._watchers = watchers
+        self._cache = cache
+        self._book_epoch = book_epoch
+        self._shard = shard
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to say besides prices."""
+        return self._book.has_changes or any(
+            self._book.find(user_id) is not None
+            for instance in self._watchers.instances.values()
+            for user_id in instance.waiting
+        )
+
+    def missing_users(self) -> set[str]:
+        """Users that somebody watches and the book does not have."""
+        return {
+            user_id
+            for instance in self._watchers.instances.values()
+            for user_id in instance.waiting
+            if self._book.find(user_id) is None
+        }
+
+    def compose(
+        self, place: StreamPosition, *, as_of_ms: int, event_ms: int, silent: bool = False
+    ) -> list[tuple[str, PnlFlush]]:
+        """One flush per live instance: every price, row and total in it is of one moment."""
+        book = self._book
+        valuation = book.revalue(as_of_ms, silent=silent)
+        moment = _Moment(book, valuation, book.take_changes())
+        marks: dict[int, MarkUpdate] = {}
+        instances = list(self._watchers.instances.values())
+        waiting = sum(bool(instance.waiting) for instance in instances)
+        flushes: list[tuple[str, PnlFlush]] = []
+        self._cache.mark(list(moment.changed_users))
+        for instance in instances:
+            users, user_slots, rows = self._changes_for(instance, moment)
+            new_users, new_slots, new_rows = self._newcomers(instance, SNAPSHOT_ROWS // max(waiting, 1))
+            told_of = np.concatenate((user_slots, new_slots))  # nobody is in both
+            self._cache.mark(told_of)
+            flushes.append(
+                (
+                    instance.instance_id,
+                    PnlFlush(
+                        shard=self._shard,
+                        book_epoch=self._book_epoch,
+                        sequence=self._watchers.next_sequence(instance.instance_id),
+                        position=place,
+                        as_of_ms=as_of_ms,
+                        event_ms=event_ms,
+                        users=[*users, *new_users],
+                        marks=self._marks_for(instance, moment, new_rows, marks),
+                        user_unrealized=_user_columns(valuation, told_of),
+                        row_unrealized=self._row_columns(rows, new_rows),
+                    ),
+                )
+            )
+        return flushes
+
+    def _changes_for(
+        self, instance: Instance, moment: _Moment
+    ) -> tuple[list[UserUpdate], Indices, tuple[Indices, High, Low]]:
+        """What changed of the users that an instance already follows."""
+        following = instance.following(len(self._book))
+        users = [update for slot, update in moment.changed_users.items() if following[slot]]
+        slots = np.flatnonzero(moment.valuation.users_changed & following).astype(np.int32)
+        chosen = following[self._book.rows.user[moment.rows]]
+        return users, slots, (moment.rows[chosen], moment.high[chosen], moment.low[chosen])
+
+    def _newcomers(self, instance: Instance, most_rows: int) -> tuple[list[UserUpdate], Indices, Indices]:
+        """Whole users an instance waits for, at least one, as many as there is room for."""
+        updates: list[UserUpdate] = []
+        rows: list[int] = []
+        for holder in self._next_waiting(instance):
+            if updates and len(rows) + len(holder.rows) > most_rows:
+                break
+            updates.append(_whole_user(self._book, holder))
+            rows.extend(holder.rows.values())
+            self._watchers.follow(instance, holder.user_id, holder.slot)
+        slots = np.array([update.slot for update in updates], np.int32)
+        return updates, slots, np.array(rows, np.int32)
+
+    def _next_waiting(self, instance: Instance) -> Iterable[Holder]:
+        found = (self._book.find(user_id) for user_id in list(instance.waiting))
+        return islice((holder for holder in found if holder is not None), SNAPSHOT_ROWS)
+
+    def _marks_for(
+        self, instance: Instance, moment: _Moment, new_rows: Indices, known: dict[int, MarkUpdate]
+    ) -> list[MarkUpdate]:
+        """Marks that changed or that the instance needs for the first time."""
+        columns = self._book.rows.column
+        told = instance.told(len(self._book.prices))
+        if instance.has_lost_users:
+            self._forget_marks(instance, told)
+        due = told & moment.valuation.marks_changed
+        following = instance.following(len(self._book))
+        changed = moment.changed_rows[following[self._book.rows.user[moment.changed_rows]]]
+        needed = np.zeros(len(told), np.bool_)
+        needed[columns[changed]] = True
+        needed[columns[new_rows]] = True
+        due |= needed & ~told
+        told |= needed
+        return [
+            known.get(column) or known.setdefault(column, self._mark(column, moment.valuation.stale))
+            for column in np.flatnonzero(due).tolist()
+        ]
+
+    def _forget_marks(self, instance: Instance, told: Mask) -> None:
+        """Tell no more of symbols that only users who left had."""
+        everywhere = np.ones(len(told), np.bool_)
+        rows = self._book.watched_rows(everywhere)
+        rows = rows[instance.following(len(self._book))[self._book.rows.user[rows]]]
+        needed = np.zeros(len(told), np.bool_)
+        needed[self._book.rows.column[rows]] = True
+        told &= needed
+        instance.has_lost_users = False
+
+    def _mark(self, column: int, stale: Mask) -> MarkUpdate:
+        price = self._book.prices.price(column)
+        symbol = self._book.prices.symbols[column]
+        if price is None:
+            return MarkUpdate(symbol, None, None, is_stale=False, fresh_ms=0)
+        return MarkUpdate(symbol, format_decimal(price.price), price.source, bool(stale[column]), price.fresh_ms)
+
+    def _row_columns(self, rows: tuple[Indices, High, Low], new_rows: Indices) -> Columns:
+        numbers, high, low = rows
+        new_numbers, new_high, new_low = self._book.row_worth(new_rows)
+        slots = self._book.rows.slot[np.concatenate((numbers, new_numbers))]
+        return Columns(
+            slots.tobytes(), np.concatenate((high, new_high)).tobytes(), np.concatenate((low, new_low)).tobytes()
+        )
+
+
+def _user_columns(valuation: Valuation, slots: Indices) -> Columns:
+    return Columns(slots.astype(np.int32).tobytes(), valuation.high[slots].tobytes(), valuation.low[slots].tobytes())
+
+
+def _changed_user(book: Book, slot: int, change: Change) -> UserUpdate:
+    """A user whose rows or sums changed. Rows that closed are told a last time, those that vanished are only named."""
+    rows = [_row(int(book.rows.slot[row]), book.position(row)) for row in sorted(change.rows)]
+    closed = [_row(ended, position) for ended, position in change.ended.items() if position is not None]
+    vanished = [ended for ended, position in change.ended.items() if position is None]
+    return _user(book.holder(slot), full=False, rows=[*rows, *closed], removed=vanished)
+
+
+def _whole_user(book: Book, holder: Holder) -> UserUpdate:
+    rows = [_row(int(book.rows.slot[row]), book.position(row)) for row in holder.rows.values()]
+    return _user(holder, full=True, rows=rows, removed=[])
+
+
+def _user(holder: Holder, *, full: bool, rows: list[RowUpdate], removed: list[int]) -> UserUpdate:
+    return UserUpdate(
+        user_id=holder.user_id,
+        slot=holder.slot,
+        ledger_seq=holder.ledger_seq,
+        full=full,
+        currency=holder.currency,
+        figures={
+            "realized_pnl_gross": str(holder.realized_pnl_gross),
+            "fees": str(holder.fees),
+            "funding": str(holder.funding),
+            "day_base": None if holder.day_base is None else str(holder.day_base),
+        },
+        fees_are_complete=holder.fees_are_complete,
+        foreign_symbols=holder.foreign_symbols,
+        rows=rows,
+        removed_slots=removed,
+    )
+
+
+def _row(slot: int, position: Position) -> RowUpdate:
+    # Without a price, only what does not move with one is worked out.
+    value = value_position(position, None, 0, 0)
+    statement: dict[str, Any] = position_statement(position, value)
+    for name in _MOVING:
+        del statement[name]
+    return RowUpdate(
+        slot=slot,
+        position_id=position.position_id,
+        symbol=position.symbol,
+        version=position.version,
+        is_open=position.status == "open",
+        cost_basis=str(value.cost_basis),
+        statement=statement,
+    )

@@ -1,0 +1,314 @@
+"""The P&L worker: follows prices and ledger events, and tells every web instance what its users are worth.
+
+One is active at a time, by a lease; its epoch marks everything it says. It
+starts by loading everything, so a restart is the recovery from anything. What
+ends it: a lost lease, a database that is away at the start, and bugs. Redis or
+the database going away later is waited out.
+"""
+
+import asyncio
+import gc
+import time
+from collections.abc import Sequence
+from typing import NoReturn
+
+import msgspec
+import structlog
+from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.bus import keys
+from app.bus.connection import BusUnavailable
+from app.bus.events import decode_event
+from app.bus.interest import decode_interest
+from app.bus.messages import LedgerEvent, PriceFlush
+from app.bus.pnl import PnlPublisher
+from app.bus.prices import PriceBoard, decode_flush, read_prices
+from app.bus.subscription import Message, Resync, Subscription
+from app.domain.book import Book
+from app.domain.pnl_snapshot import pnl_snapshot
+from app.domain.prices import Price
+from app.repositories.books import BookRepository
+from app.repositories.leases import LeaseRepository
+from app.workers.book_keeper import BookKeeper
+from app.workers.cache_round import CacheRound
+from app.workers.day_turn import DayTurn
+from app.workers.inbox import Inbox
+from app.workers.instance_keeper import InstanceKeeper
+from app.workers.leadership import Leadership
+from app.workers.pnl_pace import PnlPace
+from app.workers.pnl_publication import Publication
+from app.workers.schedule import Schedule
+from app.workers.watchers import Watchers
+
+log = structlog.get_logger(__name__)
+
+SHARD = 0
+ROLE = f"pnl:{SHARD}"
+
+_LOOK_EVERY_S = 0.05
+"""How often the pace is asked when no message comes: well below every wait in it."""
+_SILENCE_S = 5.0
+"""The price worker speaks ten times a second; so long without a word and the connection counts as dead."""
+_CACHE_EVERY_S = 0.1
+_CACHED_AT_ONCE = 100
+_CACHED_ROWS_AT_ONCE = 300
+"""Rendering a row takes some 30 µs, and publishing must not wait long for it."""
+_HELD_EVERY_S = 0.3
+_HELD_AGAIN_S = 10.0
+
+
+class PnlWorker:
+    """The work of one epoch."""
+
+    def __init__(
+        self,
+        books: BookRepository,
+        redis: "Redis",
+        leadership: Leadership,
+        *,
+        epoch: int,
+        stale_after_ms: int,
+        reporting_currency: str,
+        redis_timeout_s: float,
+        cache_ttl_s: int,
+    ) -> None:
+        self._redis = redis
+        self._redis_timeout_s = redis_timeout_s
+        self._stale_after_ms = stale_after_ms
+        self._leadership = leadership
+        self._inbox = Inbox()
+        self._board = PriceBoard()
+        self._book = Book(stale_after_ms)
+        self._watchers = Watchers(self._book)
+        self._cache = CacheRound()
+        self._publication = Publication(self._book, self._watchers, self._cache, book_epoch=epoch, shard=SHARD)
+        self._publisher = PnlPublisher(redis, redis_timeout_s, cache_ttl_s)
+        self._keeper = BookKeeper(books, self._book, reporting_currency)
+        self._instances = InstanceKeeper(self._watchers, redis, redis_timeout_s)
+        self._pace = PnlPace(time.monotonic())
+        self._day = DayTurn()
+        self._event_ms = 0
+        self._prices_are_lost = False
+        self._bus_is_away = False
+        self.refused_messages = 0
+
+    async def run(self) -> NoReturn:
+        """Run until cancelled. Raises DatabaseUnavailable where the load at the start fails."""
+        channels = (keys.PRICE_CHANNEL, keys.EVENT_CHANNEL, keys.INTEREST_CHANNEL)
+        subscription = Subscription(self._redis, channels, silence_s=_SILENCE_S)
+        async with asyncio.TaskGroup() as tasks:
+            # Listening comes first: what happens during the load waits in the inbox.
+            tasks.create_task(self._inbox.listen(subscription), name="pnl.listen")
+            await self._keeper.load_all()
+            # A million positions would be walked through by every full collection.
+            gc.freeze()
+            tasks.create_task(self._serve(), name="pnl.serve")
+            tasks.create_task(self._keeper.run(), name="pnl.keeper")
+            tasks.create_task(self._instances.run(), name="pnl.instances")
+            tasks.create_task(self._keep_cache(), name="pnl.cache")
+            tasks.create_task(self._keep_held(), name="pnl.held")
+        raise AssertionError("none of the tasks returns")
+
+    async def _serve(self) -> NoReturn:
+        while True:
+            await self._inbox.wait(_LOOK_EVERY_S)
+            for event in self._inbox.take():
+                self._take(event)
+            if self._prices_are_lost:
+                await self._read_prices()
+            await self._speak()
+
+    def _take(self, event: Message | Resync) -> None:
+        """Take over one message. What cannot be read is dropped: polls and gaps find what was in it."""
+        if isinstance(event, Resync):
+            self._prices_are_lost = True
+            self._instances.start_over()
+            self._keeper.poll_soon()
+            return
+        try:
+            if event.channel == keys.PRICE_CHANNEL:
+                self._take_flush(decode_flush(event.payload))
+            elif event.channel == keys.EVENT_CHANNEL:
+                self._take_event(decode_event(event.payload))
+            else:
+                self._instances.announced(decode_interest(event.payload))
+        except msgspec.DecodeError as error:
+            self.refused_messages += 1
+            log.warning("pnl_worker.message_refused", channel=event.channel, reason=str(error))
+
+    def _take_flush(self, flush: PriceFlush) -> None:
+        outcome = self._board.apply(flush)
+        if outcome == "gap":
+            self._prices_are_lost = True
+        elif outcome == "applied":
+            self._book.set_prices(flush.prices)
+            self._moved_on(flush.prices)
+
+    def _take_event(self, event: LedgerEvent) -> None:
+        if self._book.apply_positions(event.user_id, event.seq, event.positions) == "gap":
+            self._keeper.reload([event.user_id])
+
+    async def _read_prices(self) -> None:
+        """Read the price hash after a loss; the next look tries again where Redis is away."""
+        before, was_simulated = (self._board.epoch, self._board.flush), self._board.feed.simulated
+        try:
+            head, prices = await read_prices(self._redis, self._redis_timeout_s)
+        except BusUnavailable as error:
+            self._note_bus(error)
+            return
+        self._prices_are_lost = False
+        self._board.load(head, prices)
+        if (self._board.epoch, self._board.flush) == before:
+            return
+        if before[0] and self._board.feed.simulated != was_simulated:
+            self._book.replace_prices(prices)
+        else:
+            self._book.set_prices(prices.values())
+        self._moved_on(list(prices.values()))
+
+    def _moved_on(self, prices: Sequence[Price]) -> None:
+        self._event_ms = max((price.event_ms or price.received_ms for price in prices), default=self._event_ms)
+        self._pace.flushed(self._board.epoch, self._board.flush, self._board.as_of_ms, time.monotonic())
+
+    async def _speak(self) -> None:
+        """Publish if it is time. Several price flushes that waited are one: the newest wins."""
+        now = time.monotonic()
+        said = self._pace.due(now, has_news=self._publication.has_news)
+        if said is None:
+            return
+        if said == "revision":
+            self._pace.revise()
+        as_of_ms = self._pace.as_of_ms(now, _now_ms())
+        flushes = self._publication.compose(
+            self._pace.place, as_of_ms=as_of_ms, event_ms=self._event_ms, silent=self._pace.is_silent
+        )
+        self._pace.spoke(said, now)
+        self._turn_day(as_of_ms)
+        self._keeper.fetch(self._publication.missing_users())
+        try:
+            await self._publisher.publish(flushes)
+        except BusUnavailable as error:
+            self._note_bus(error)
+        else:
+            self._note_bus(None)
+
+    def _turn_day(self, as_of_ms: int) -> None:
+        """Take everybody's base at the beginning of a UTC day."""
+        turn = self._day.at(as_of_ms) if self._board.epoch else None
+        if turn is None:
+            return
+        bases = self._book.day_bases()
+        if turn.whose == "everybody":
+            self._book.start_day(bases)
+        else:
+            bases = self._book.fill_day(bases)
+        if bases:
+            self._keeper.record_day(turn.day, {self._book.holder(slot).user_id: base for slot, base in bases.items()})
+
+    async def _keep_cache(self) -> NoReturn:
+        """Write the P&L of watched users for REST, as much at a time as does not disturb the stream."""
+        schedule = Schedule(_CACHE_EVERY_S)
+        while True:
+            await schedule.beat()
+            # The cache is not fenced by the epoch: write only while nobody else can be active.
+            if not self._leadership.is_certain:
+                continue
+            bodies = self._next_bodies(time.monotonic())
+            try:
+                if bodies:
+                    await self._publisher.cache(bodies)
+            except BusUnavailable as error:
+                self._note_bus(error)
+
+    def _next_bodies(self, now: float) -> dict[str, bytes]:
+        bodies: dict[str, bytes] = {}
+        rows = 0
+        as_of_ms = self._pace.as_of_ms(now, _now_ms())
+        for slot in self._cache.next(now, _CACHED_AT_ONCE):
+            rows += len(self._book.holder(slot).rows)
+            if bodies and rows > _CACHED_ROWS_AT_ONCE:
+                break
+            self._cache.note_written(slot, now)
+            if self._book.is_watched(slot):
+                bodies[self._book.holder(slot).user_id] = self._body(slot, as_of_ms)
+        return bodies
+
+    def _body(self, slot: int, as_of_ms: int) -> bytes:
+        snapshot = pnl_snapshot(
+            self._book.user_book(slot),
+            self._book.prices.known,
+            self._pace.place,
+            as_of_ms=as_of_ms,
+            # While the feed is silent no price is fresh, however young.
+            stale_after_ms=-1 if self._pace.is_silent else self._stale_after_ms,
+        )
+        return msgspec.json.encode(snapshot)
+
+    async def _keep_held(self) -> NoReturn:
+        """Tell the price worker which symbols stand in a position."""
+        schedule = Schedule(_HELD_EVERY_S)
+        told: int | None = None
+        told_at = 0.0
+        while True:
+            now = time.monotonic()
+            version = self._book.held_version
+            if self._leadership.is_certain and (version != told or now - told_at > _HELD_AGAIN_S):
+                try:
+                    await self._publisher.hold(self._book.held_symbols())
+                    told, told_at = version, now
+                except BusUnavailable as error:
+                    self._note_bus(error)
+            await schedule.beat()
+
+    def _note_bus(self, error: BusUnavailable | None) -> None:
+        """Log that the bus went or came back, once each."""
+        if (error is not None) == self._bus_is_away:
+            return
+        self._bus_is_away = error is not None
+        if error is None:
+            log.info("pnl_worker.bus_back")
+        else:
+            log.warning("pnl_worker.bus_away", reason=str(error))
+
+
+async def run_pnl_worker(
+    *,
+    engine: AsyncEngine,
+    redis: "Redis",
+    holder: str,
+    lease_ttl_ms: int,
+    stale_after_ms: int,
+    reporting_currency: str,
+    redis_timeout_s: float,
+    cache_ttl_s: int,
+) -> NoReturn:
+    """Stand by until the lease is this worker's, then publish until cancelled.
+
+    Raises (in an exception group): LeaseLost, another worker is active now;
+    DatabaseUnavailable, the load at the start failed. Either way this process
+    must end.
+    """
+    leadership = Leadership(LeaseRepository(engine), ROLE, holder, lease_ttl_ms)
+    epoch = await leadership.acquire()
+    try:
+        worker = PnlWorker(
+            BookRepository(engine),
+            redis,
+            leadership,
+            epoch=epoch,
+            stale_after_ms=stale_after_ms,
+            reporting_currency=reporting_currency,
+            redis_timeout_s=redis_timeout_s,
+            cache_ttl_s=cache_ttl_s,
+        )
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(leadership.keep(), name="pnl.lease")
+            tasks.create_task(worker.run(), name="pnl.worker")
+    finally:
+        await leadership.release()
+    raise AssertionError("neither task returns")
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
