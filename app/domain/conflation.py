@@ -8,11 +8,15 @@ costs one conversion.
 
 Which price values a position: the middle of the best bid and ask while that book
 is current, else the last trade.
+
+A price that is asked for and has not changed is fresh news all the same, but it
+does not make the market live: only ticks off a stream do. The price of a symbol
+that does not trade is never fresh, wherever it comes from.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from decimal import Decimal
 from typing import Literal
 
@@ -104,7 +108,11 @@ class Conflator:
         self.clock = ClockOffset()
         self.rejected: Counter[Flaw] = Counter()
         self.newest_ms: int | None = None
-        self._stale_after_ms = stale_after_ms
+        """When the newest tick off a stream was right; None before the first."""
+        self.newest_asked_ms: int | None = None
+        """The newest question that prices came back to; None before the first."""
+        self.stale_after_ms = stale_after_ms
+        self._halted: frozenset[str] = frozenset()
         self._restart_ms = restart_ms
         self._max_symbols = max_symbols
         self._symbols: dict[str, _Symbol] = {}
@@ -167,10 +175,28 @@ class Conflator:
 
         They carry no time, but were right at some moment after the question.
         """
+        self.newest_asked_ms = max(asked_ms, self.newest_asked_ms or asked_ms)
         for quote in quotes:
             self._take_snapshot_quote(quote, asked_ms, received_ms)
         for trade in trades:
             self._take_snapshot_trade(trade, asked_ms, received_ms)
+
+    def unconfirmed(self, symbols: Iterable[str], since_ms: int) -> list[str]:
+        """Those symbols whose book is not known to have been right at that moment or later."""
+        return [symbol for symbol in symbols if _confirmed_ms(self._symbols.get(symbol)) < since_ms]
+
+    def silent(self, symbols: Iterable[str], since_ms: int) -> list[str]:
+        """Those symbols whose book no stream has brought since that moment."""
+        return [symbol for symbol in symbols if _streamed_ms(self._symbols.get(symbol)) < since_ms]
+
+    def set_halted(self, symbols: Set[str]) -> None:
+        """Exactly these symbols do not trade now. Prices whose freshness that changes are drained again."""
+        halted = frozenset(symbols)
+        for symbol in self._halted ^ halted:
+            known = self._symbols.get(symbol)
+            if known is not None and (known.bid is not None or known.last is not None):
+                self._changed[symbol] = known
+        self._halted = halted
 
     def drop_book(self, symbol: str) -> None:
         """The book of a symbol is no longer followed: any newer last price goes before it."""
@@ -270,18 +296,35 @@ class Conflator:
         bid, ask = Decimal(known.bid), Decimal(known.ask)
         at_ms = known.book_received_ms
         middle = (bid + ask) * _HALF
-        return Price(known.symbol, middle, "mid", bid, ask, last, None, at_ms, at_ms, known.book_fresh_ms)
+        fresh_ms = self._fresh_ms(known.symbol, at_ms, known.book_fresh_ms)
+        return Price(known.symbol, middle, "mid", bid, ask, last, None, at_ms, at_ms, fresh_ms)
 
     def _last_price(self, known: _Symbol, last: Decimal) -> Price:
         at_ms = known.last_received_ms
         event_ms = known.event_ms or at_ms
-        return Price(known.symbol, last, "last", None, None, last, None, event_ms, at_ms, known.last_fresh_ms)
+        fresh_ms = self._fresh_ms(known.symbol, at_ms, known.last_fresh_ms)
+        return Price(known.symbol, last, "last", None, None, last, None, event_ms, at_ms, fresh_ms)
+
+    def _fresh_ms(self, symbol: str, received_ms: int, fresh_ms: int) -> int:
+        if symbol in self._halted:
+            return min(fresh_ms, received_ms - self.stale_after_ms - 1)
+        return fresh_ms
 
     def _is_book_current(self, known: _Symbol) -> bool:
         if known.bid is None:
             return False
-        patience_ms = self._stale_after_ms if known.is_streamed else 0
+        patience_ms = self.stale_after_ms if known.is_streamed else 0
         return known.last_fresh_ms - known.book_fresh_ms <= patience_ms
+
+
+def _confirmed_ms(known: _Symbol | None) -> int:
+    if known is None:
+        return _NEVER
+    return known.book_fresh_ms if known.book_lane is None else known.book_received_ms
+
+
+def _streamed_ms(known: _Symbol | None) -> int:
+    return _NEVER if known is None else known.book_streamed_ms
 
 
 def _price_flaw(text: str) -> Flaw | None:

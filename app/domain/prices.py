@@ -42,6 +42,10 @@ class Price(msgspec.Struct, frozen=True, array_like=True):
 class Feed(msgspec.Struct, frozen=True):
     """The state of the exchange connection: shape of ``feed`` in ``hello`` and ``status``.
 
+    Live is what streams; a market whose streams are silent is ``stale``, though its
+    prices may still be fresh, for they are asked for meanwhile. ``age_ms`` is the
+    time since the newest tick off a stream.
+
     ``state`` is ``simulated`` while simulated prices flow; a simulated feed that
     stops is ``stale`` or ``down`` like any other, so ``simulated`` is kept apart.
     """

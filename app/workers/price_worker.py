@@ -52,7 +52,7 @@ class MarketFeed(Protocol):
 
     @property
     def is_connected(self) -> bool:
-        """Whether the exchange can be reached, be it silent."""
+        """Whether its streams can be reached, be they silent."""
 
     def watch(self, symbols: Set[str]) -> None:
         """Follow these symbols closely, as far as this market lists them."""
@@ -248,14 +248,18 @@ _WORSE: tuple[FeedState, ...] = ("live", "stale", "down")
 
 
 def _state_of(market: _Followed, now_ms: int, stale_after_ms: int) -> tuple[FeedState, int | None]:
-    """The state of one market, and the age of its newest tick."""
-    newest_ms = market.ticks.newest_ms
-    if newest_ms is None:
-        return "down", None
-    age_ms = max(0, now_ms - newest_ms)
-    if age_ms <= stale_after_ms:
+    """The state of one market, and the age of its newest tick.
+
+    Live is what streams. Prices that are only asked for come slowly, so a market
+    that has nothing else is stale, though each of its prices may still be fresh.
+    """
+    newest_ms, asked_ms = market.ticks.newest_ms, market.ticks.newest_asked_ms
+    age_ms = None if newest_ms is None else max(0, now_ms - newest_ms)
+    if age_ms is not None and age_ms <= stale_after_ms:
         return "live", age_ms
-    return ("stale" if market.feed.is_connected else "down"), age_ms
+    is_answering = asked_ms is not None and now_ms - asked_ms <= stale_after_ms
+    is_silent = age_ms is not None and market.feed.is_connected
+    return ("stale" if is_answering or is_silent else "down"), age_ms
 
 
 async def run_price_worker(

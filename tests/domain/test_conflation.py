@@ -317,6 +317,67 @@ def test_an_impossible_snapshot_is_counted_and_dropped(market: Market) -> None:
     assert dict(market.ticks.rejected) == {"crossed": 1, "not_positive": 1}
 
 
+def test_a_price_asked_for_and_unchanged_is_fresh_again_but_does_not_make_the_market_live(market: Market) -> None:
+    market.quote("5.0", "6.0", 1)
+    market.price()
+    market.snapshot("5.0", "6.0", "5.5", asked=3_000, answered=3_080)
+
+    price = market.price()
+    assert (price.price, price.fresh_ms) == (Decimal("5.5"), NOW + 3_000)
+    assert (market.ticks.newest_ms, market.ticks.newest_asked_ms) == (NOW, NOW + 3_000)
+
+
+def test_a_book_is_confirmed_by_the_stream_or_by_an_answer_and_silent_without_the_stream(market: Market) -> None:
+    symbols = ["BTCUSDT", "NEWUSDT"]
+    market.trade("5.0", 1, at=0)
+    assert market.ticks.unconfirmed(symbols, NOW) == market.ticks.silent(symbols, NOW) == symbols
+    market.quote("5.0", "6.0", 1, at=10)
+    assert market.ticks.unconfirmed(symbols, NOW + 10) == market.ticks.silent(symbols, NOW + 10) == ["NEWUSDT"]
+    market.price()
+    assert market.ticks.unconfirmed(symbols, NOW + 10) == ["NEWUSDT"]
+    assert market.ticks.unconfirmed(symbols, NOW + 11) == symbols
+    market.snapshot("5.0", "6.0", "5.0", asked=20, answered=30)
+
+    assert market.ticks.unconfirmed(symbols, NOW + 20) == ["NEWUSDT"]
+    assert market.ticks.silent(symbols, NOW + 20) == symbols
+
+
+def test_a_book_that_came_late_is_not_confirmed(market: Market) -> None:
+    market.trade("5.0", 1)
+    market.trade("5.0", 2, at=12_000, late=9_000)
+    market.quote("5.0", "6.0", 1, at=12_000)
+    market.price()
+
+    assert market.ticks.unconfirmed(["BTCUSDT"], NOW + 12_000 - STALE) == ["BTCUSDT"]
+
+
+def test_the_price_of_a_symbol_that_does_not_trade_is_never_fresh(market: Market) -> None:
+    def is_stale(at: int) -> bool:
+        return market.price().is_stale(NOW + at, STALE)
+
+    market.quote("5.0", "6.0", 1)
+    assert not is_stale(0)
+    market.ticks.set_halted({"BTCUSDT", "NOPE"})
+    assert is_stale(0), "what was drained as fresh must be drained again"
+    market.snapshot("5.0", "6.0", "5.5", asked=100, answered=180)
+    assert is_stale(180)
+    market.quote("5.0", "6.0", 2, at=200)
+    assert is_stale(200)
+    market.ticks.drop_book("BTCUSDT")
+    market.trade("5.5", 1, at=300)
+    assert is_stale(300)
+
+    market.ticks.set_halted({"NOPE"})
+    assert not is_stale(300)
+
+
+def test_halting_a_symbol_without_a_price_gives_it_none(market: Market) -> None:
+    market.quote("0.0", "0.0", 1)
+    market.ticks.set_halted({"BTCUSDT"})
+
+    assert market.ticks.drain().prices == []
+
+
 @pytest.mark.parametrize("skew", [-30_000, 30_000])
 def test_an_exchange_clock_that_is_off_makes_nothing_stale_nor_fresh(market: Market, skew: int) -> None:
     market.trade("5.0", at=0, late=-skew + 20)

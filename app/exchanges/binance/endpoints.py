@@ -1,7 +1,10 @@
 """Where Binance is, what its addresses are called, and what they cost."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
+
+import msgspec
 
 
 class Call(NamedTuple):
@@ -20,6 +23,11 @@ ALL_PRICES = Call("/api/v3/ticker/price", 4)
 
 COMBINED_STREAMS = "/stream"
 ALL_MINI_TICKERS = "!miniTicker@arr"
+
+
+def book_tickers(symbols: Sequence[str]) -> Call:
+    """The best bids and asks of some symbols. One that does not exist costs the answers of all."""
+    return Call(ALL_BOOK_TICKERS.path, ALL_BOOK_TICKERS.weight, (("symbols", msgspec.json.encode(symbols).decode()),))
 
 
 def book_ticker(symbol: str) -> str:

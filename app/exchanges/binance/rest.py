@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -28,11 +28,15 @@ _REFUSALS = (418, 429)
 
 
 class RestUnavailable(Exception):
-    """A call got no good answer. ``retry_after_s`` is what the exchange, or its budget, demands."""
+    """A call got no good answer. ``retry_after_s`` is what the exchange, or its budget, demands.
 
-    def __init__(self, reason: str, retry_after_s: float = 0.0) -> None:
+    ``is_bad_request``: the exchange says that the question was wrong.
+    """
+
+    def __init__(self, reason: str, retry_after_s: float = 0.0, *, is_bad_request: bool = False) -> None:
         super().__init__(reason)
         self.retry_after_s = retry_after_s
+        self.is_bad_request = is_bad_request
 
 
 class BinanceRest:
@@ -64,9 +68,12 @@ class BinanceRest:
             self._budget.learn_limit(info.weight_per_minute)
         return info
 
-    async def quotes(self) -> list[SnapshotQuote]:
-        """The best bid and ask of every symbol that has both."""
-        books = await self._get(endpoints.ALL_BOOK_TICKERS, list[TickerBook])
+    async def quotes(
+        self, symbols: Sequence[str] | None = None, deadline_s: float | None = None
+    ) -> list[SnapshotQuote]:
+        """The best bid and ask of every symbol that has both; of these only, if any are given."""
+        call = endpoints.ALL_BOOK_TICKERS if symbols is None else endpoints.book_tickers(symbols)
+        books = await self._get(call, list[TickerBook], deadline_s)
         return [book.quote() for book in books if book.has_both_sides]
 
     async def trades(self) -> list[SnapshotTrade]:
@@ -77,12 +84,12 @@ class BinanceRest:
         """The exchange's clock, in Unix milliseconds."""
         return (await self._get(endpoints.TIME, ServerTime)).serverTime
 
-    async def _get(self, call: Call, shape: type[M]) -> M:
+    async def _get(self, call: Call, shape: type[M], deadline_s: float | None = None) -> M:
         wait_s = self._budget.delay_s(call.weight, self._clock())
         if wait_s > 0:
             raise RestUnavailable("the request weight is used up", wait_s)
         self._budget.spend(call.weight, self._clock())
-        response = await self._fetch(call)
+        response = await self._fetch(call, deadline_s or self._deadline_s)
         self._observe_weight(response)
         self._check(response)
         try:
@@ -90,12 +97,12 @@ class BinanceRest:
         except Malformed as error:
             raise RestUnavailable(f"{call.path} answered with something else: {error}") from error
 
-    async def _fetch(self, call: Call) -> httpx2.Response:
+    async def _fetch(self, call: Call, deadline_s: float) -> httpx2.Response:
         try:
-            async with asyncio.timeout(self._deadline_s):
+            async with asyncio.timeout(deadline_s):
                 return await self._client.get(call.path, params=dict(call.query))
         except TimeoutError:
-            raise RestUnavailable(f"{call.path} took longer than {self._deadline_s:g} s") from None
+            raise RestUnavailable(f"{call.path} took longer than {deadline_s:g} s") from None
         except (httpx2.HTTPError, OSError) as error:
             raise RestUnavailable(f"{call.path} cannot be reached: {error or type(error).__name__}") from error
 
@@ -111,7 +118,8 @@ class BinanceRest:
             wait_s = self._budget.refused(response.status_code, stated, self._clock())
             raise RestUnavailable(f"too many requests ({response.status_code})", wait_s)
         if response.status_code != httpx2.codes.OK:
-            raise RestUnavailable(f"refused with status {response.status_code}", 0.0)
+            is_bad_request = response.status_code == httpx2.codes.BAD_REQUEST
+            raise RestUnavailable(f"refused with status {response.status_code}", is_bad_request=is_bad_request)
 
 
 def retry_after_s(header: str | None) -> float | None:

@@ -3,7 +3,10 @@
 The whole market comes each second over ``!miniTicker@arr``. The best bid and ask
 and each trade come for the symbols somebody watches or holds. After every
 (re)connect and every change of that set, the prices of all symbols are asked for
-over REST, for a stream says only what changes.
+over REST, for a stream says only what changes. For the same reason a symbol whose
+stream is quiet is asked for by name before its price grows stale. That goes on
+while the streams are down: prices then go on slowly, each as old as its question,
+and the market is not said to be live, for only streams make it so.
 """
 
 import asyncio
@@ -20,6 +23,7 @@ from app.exchanges.binance.interest import Allocation, Interest
 from app.exchanges.binance.line import Line
 from app.exchanges.binance.liveness import ConnectionState
 from app.exchanges.binance.pacing import RollingLimit
+from app.exchanges.binance.quiet import QuietSymbols
 from app.exchanges.binance.rest import BinanceRest, RestUnavailable
 from app.exchanges.binance.spot_streams import SpotReceiver
 from app.exchanges.binance.timing import Timing
@@ -92,8 +96,10 @@ class BinanceSpot:
         """Deliver ticks, and what is listed, until cancelled. Network errors are retried for ever."""
         async with self._rest, asyncio.TaskGroup() as tasks:
             tasks.create_task(self._keep_lines(tasks, ticks), name="binance.lines")
-            tasks.create_task(self._keep_listing(listed), name="binance.listing")
+            quiet = QuietSymbols(ticks, self._timing)
+            tasks.create_task(self._keep_listing(quiet, listed), name="binance.listing")
             tasks.create_task(self._keep_snapshots(ticks), name="binance.snapshots")
+            tasks.create_task(self._keep_quiet_fresh(ticks, quiet), name="binance.quiet")
             tasks.create_task(self._keep_clock(ticks), name="binance.clock")
         raise AssertionError("none of the tasks returns")
 
@@ -144,8 +150,8 @@ class BinanceSpot:
         self._snapshot_due.set()
         self._listing_due.set()
 
-    async def _keep_listing(self, listed: Callable[[list[Instrument]], None]) -> NoReturn:
-        """Ask what is listed: at the start, after reconnects, and from time to time."""
+    async def _keep_listing(self, quiet: QuietSymbols, listed: Callable[[list[Instrument]], None]) -> NoReturn:
+        """Ask what is listed: at the start, after reconnects, when in doubt, and from time to time."""
         backoff = self._new_backoff()
         while True:
             self._listing_due.clear()
@@ -156,6 +162,7 @@ class BinanceSpot:
                 continue
             backoff.reset()
             self._listed = {instrument.symbol: instrument for instrument in instruments}
+            quiet.listed(instruments, self._now_ms())
             self._changed.set()
             listed(instruments)
             await asyncio.sleep(self._timing.listing_gap_s)
@@ -178,6 +185,28 @@ class BinanceSpot:
                 continue
             backoff.reset()
             await asyncio.sleep(self._timing.snapshot_gap_s)
+
+    async def _keep_quiet_fresh(self, ticks: Conflator, quiet: QuietSymbols) -> NoReturn:
+        """Ask for the books of followed symbols that no stream confirms, one question at a time."""
+        backoff = self._new_backoff()
+        # An answer that takes longer would be stale when it comes.
+        deadline_s = min(self._timing.rest_s, ticks.stale_after_ms / 1000)
+        while True:
+            await asyncio.sleep(self._timing.ask_every_s)
+            asked_ms = self._now_ms()
+            if quiet.doubts_listing(self._followed, asked_ms):
+                self._listing_due.set()
+            asked = quiet.to_ask(self._followed, asked_ms)
+            if not asked:
+                continue
+            try:
+                quotes = await self._rest.quotes(asked if quiet.is_by_name(asked) else None, deadline_s)
+            except RestUnavailable as error:
+                quiet.refused(error.is_bad_request)
+                await self._wait_out("quiet symbols", error, backoff)
+                continue
+            backoff.reset()
+            ticks.snapshot(quiet.answered(asked, quotes), (), asked_ms, self._now_ms())
 
     async def _keep_clock(self, ticks: Conflator) -> NoReturn:
         """Ask what time it is there, to tell a late message from a clock that is off."""

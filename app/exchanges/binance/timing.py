@@ -41,6 +41,14 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """The least time between two listings, however often the connection breaks."""
     snapshot_gap_s: float = 5.0
     """The least time between two snapshots of all prices."""
+    ask_every_s: float = 1.0
+    """The least time between two questions for quiet symbols."""
+    ask_by_name: int = 100
+    """More quiet symbols than this are asked for with all others: it costs the same."""
+    doubt_after_s: float = 30.0
+    """A symbol whose book no stream has brought for so long may be halted ..."""
+    doubt_every_s: float = 60.0
+    """... and while any may be, or is, this is how often the listing is asked for."""
     clock_every_s: float = 10.0
     rest_s: float = 20.0
     """For one REST call, from its first packet to its last."""

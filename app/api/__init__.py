@@ -1,0 +1,1 @@
+"""REST, version 1: one file per resource, thin over the repositories."""

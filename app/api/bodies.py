@@ -1,0 +1,264 @@
+"""The shapes of answers, for the OpenAPI document. Tests hold real answers against them."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_AMOUNT = r"^-?[0-9]+(\.[0-9]+)?$"
+
+
+class Body(BaseModel):
+    """Part of an answer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Fault(Body):
+    """One thing that is wrong: where (in the body, the query or a header), and how."""
+
+    pointer: str | None = None
+    parameter: str | None = None
+    header: str | None = None
+    path: str | None = None
+    field: str
+    code: str
+    detail: str
+
+
+class ProblemBody(Body):
+    """An error, as in RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    errors: list[Fault]
+
+
+class Registered(Body):
+    user_id: str
+    username: str
+
+
+class LoggedIn(Registered):
+    expires_at: str
+
+
+class SessionBody(Body):
+    session_id: str
+    is_current: bool
+    client: str
+    created_at: str
+    seen_at: str
+    expires_at: str
+
+
+class SessionList(Body):
+    items: list[SessionBody]
+    next_cursor: str | None
+
+
+class TokenBody(Body):
+    token_id: str
+    name: str
+    scopes: list[Literal["read", "trade"]]
+    created_at: str
+
+
+class TokenCreated(TokenBody):
+    token: str | None = Field(description="The token, this once; null when the answer is repeated.")
+
+
+class TokenList(Body):
+    items: list[TokenBody]
+    next_cursor: str | None
+
+
+class AccountBody(Body):
+    account_id: str
+    name: str
+    kind: Literal["manual", "paper", "exchange"]
+    currency: str
+    position_mode: Literal["one_way", "hedge"]
+
+
+class UserSettings(Body):
+    currency: str
+    stale_after_ms: int
+    max_open_positions: int
+
+
+class Me(Body):
+    user_id: str
+    username: str
+    created_at: str
+    scopes: list[Literal["read", "trade"]]
+    accounts: list[AccountBody]
+    settings: UserSettings
+
+
+class PositionBody(Body):
+    """A position at current prices. Amounts are in ``settle_asset``; ``_pct`` is a fraction."""
+
+    position_id: str
+    account_id: str
+    symbol: str
+    market: Literal["spot", "linear", "inverse"]
+    position_side: Literal["net", "long", "short"]
+    side: Literal["long", "short", "flat"]
+    quantity: str = Field(pattern=_AMOUNT)
+    signed_qty: str = Field(pattern=_AMOUNT)
+    entry_price: str | None = Field(pattern=_AMOUNT)
+    cost_basis: str = Field(pattern=_AMOUNT)
+    mark_price: str | None = Field(pattern=_AMOUNT)
+    price_source: Literal["mid", "last", "mark"] | None
+    mark_age_ms: int | None
+    is_stale: bool
+    market_value: str | None = Field(pattern=_AMOUNT)
+    unrealized_pnl: str | None = Field(pattern=_AMOUNT)
+    unrealized_pnl_pct: str | None = Field(pattern=_AMOUNT)
+    realized_pnl: str = Field(pattern=_AMOUNT)
+    realized_pnl_gross: str = Field(pattern=_AMOUNT)
+    fees: str = Field(pattern=_AMOUNT)
+    fees_unpriced: dict[str, str]
+    funding: str = Field(pattern=_AMOUNT)
+    total_pnl: str | None = Field(pattern=_AMOUNT)
+    settle_asset: str
+    strategy: str | None
+    note: str | None
+    take_profit: str | None = Field(pattern=_AMOUNT)
+    stop_loss: str | None = Field(pattern=_AMOUNT)
+    status: Literal["open", "closed"]
+    opened_at: str
+    updated_at: str
+    closed_at: str | None
+    version: int
+
+
+class PositionList(Body):
+    items: list[PositionBody]
+    next_cursor: str | None
+
+
+class TradeBody(Body):
+    """A recorded fill. ``trade_id`` is the sender's own id, ``fill_id`` ours."""
+
+    fill_id: str
+    trade_id: str | None
+    account_id: str
+    symbol: str
+    position_id: str
+    opened_position_id: str | None
+    side: Literal["buy", "sell"]
+    quantity: str = Field(pattern=_AMOUNT)
+    price: str = Field(pattern=_AMOUNT)
+    fee: str = Field(pattern=_AMOUNT)
+    fee_asset: str | None
+    fee_rate: str | None = Field(pattern=_AMOUNT)
+    strategy: str | None
+    source: str
+    executed_at: str
+    created_at: str
+
+
+class TradeRecorded(Body):
+    trade: TradeBody
+    position: PositionBody
+
+
+class TradeList(Body):
+    items: list[TradeBody]
+    next_cursor: str | None
+
+
+class TotalsBody(Body):
+    """Sums over positions in ``currency``. What could not be summed is named in ``unpriced``."""
+
+    currency: str
+    unrealized_pnl: str = Field(pattern=_AMOUNT)
+    realized_pnl: str = Field(pattern=_AMOUNT)
+    realized_pnl_gross: str = Field(pattern=_AMOUNT)
+    fees: str = Field(pattern=_AMOUNT)
+    funding: str = Field(pattern=_AMOUNT)
+    total_pnl: str = Field(pattern=_AMOUNT)
+    day_pnl: str | None = Field(pattern=_AMOUNT)
+    equity: str = Field(pattern=_AMOUNT)
+    gross_exposure: str = Field(pattern=_AMOUNT)
+    net_exposure: str = Field(pattern=_AMOUNT)
+    is_complete: bool
+    is_stale: bool
+    unpriced: list[str]
+    oldest_price_age_ms: int | None
+
+
+class AccountTotals(Body):
+    account_id: str
+    totals: TotalsBody
+
+
+class Pnl(Body):
+    """All open positions and their totals, at one place in the stream."""
+
+    as_of_ms: int
+    epoch: int
+    seq: int
+    ledger_seq: int
+    currency: str
+    totals: TotalsBody
+    accounts: list[AccountTotals]
+    positions: list[PositionBody]
+
+
+class SymbolBody(Body):
+    symbol: str
+    market: Literal["spot", "linear", "inverse"]
+    base: str
+    quote: str
+    settle: str
+    tick_size: str
+    step_size: str
+    multiplier: str
+    status: Literal["trading", "halted", "delisted"]
+
+
+class SymbolList(Body):
+    items: list[SymbolBody]
+    next_cursor: str | None
+
+
+class PriceBody(Body):
+    """The newest price of a symbol; all null where there is none yet."""
+
+    symbol: str
+    price: str | None
+    price_source: Literal["mid", "last", "mark"] | None
+    bid: str | None
+    ask: str | None
+    last: str | None
+    event_ms: int | None
+    received_ms: int | None
+    fresh_ms: int | None
+    age_ms: int | None
+    is_stale: bool
+
+
+class PriceList(Body):
+    as_of_ms: int
+    items: list[PriceBody]
+    next_cursor: str | None
+
+
+class FeedBody(Body):
+    state: Literal["live", "stale", "down", "simulated"]
+    source: str
+    age_ms: int | None
+    simulated: bool
+
+
+class Health(Body):
+    status: Literal["ready", "unavailable"]
+    failing: list[str]
+    feed: FeedBody
+    checks: dict[str, str] | None = None

@@ -1,0 +1,144 @@
+"""From a request to a fill: its price, its fee, its account, and the position it meets."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.api.authentication import Caller
+from app.api.context import Web
+from app.api.ledger_writes import Change
+from app.api.market import Market
+from app.api.problems import Problem, field_problem
+from app.domain.cycles import MAX_VALUE, TooLarge
+from app.domain.decimals import ZERO, to_units
+from app.domain.instruments import Instrument
+from app.domain.ledger import Fill, Side
+from app.domain.positions import Position
+from app.domain.trades import trade_statement
+from app.repositories.accounts import AccountRepository
+from app.repositories.fills import Holder, Recorded, record_fill
+
+_AHEAD: Final = timedelta(minutes=1)
+"""How far another clock may be ahead of ours."""
+
+
+@dataclass(frozen=True)
+class Fee:
+    """A fee as the ledger takes it."""
+
+    fee: Decimal = ZERO
+    asset: str | None = None
+    rate: Decimal | None = None
+
+
+def judge_fee(
+    market: Market,
+    instrument: Instrument,
+    quantity: Decimal,
+    fee: Decimal | None,
+    asset: str | None,
+    rate: Decimal | None,
+) -> Fee:
+    """The fee of a fill. A third asset's is valued at the rate given, else at the current price, else not yet.
+
+    Raises Problem.
+    """
+    if not fee:
+        return Fee()
+    asset = asset or instrument.settle
+    own_assets = {instrument.settle, instrument.base, instrument.quote}
+    if asset not in own_assets and asset not in market.listings.assets:
+        raise field_problem("invalid_request", "fee_asset", f"{asset!a} is no asset that the exchange lists.")
+    if asset == instrument.settle:
+        return Fee(fee, asset)
+    if asset == instrument.base and instrument.market == "spot":
+        if abs(fee) >= quantity:
+            raise field_problem("invalid_request", "fee", "A fee in the base asset must be less than the quantity.")
+        return Fee(fee, asset)
+    return Fee(fee, asset, rate or _current_rate(market, asset, instrument.settle))
+
+
+def _current_rate(market: Market, asset: str, settle: str) -> Decimal | None:
+    try:
+        return market.live_price(f"{asset}{settle}")
+    except Problem:
+        return None
+
+
+def judge_moment(web: Web, executed_at: datetime | None) -> datetime | None:
+    """Refuse what has not happened yet. Raises Problem."""
+    if executed_at is not None and executed_at > web.now() + _AHEAD:
+        raise field_problem("invalid_request", "executed_at", "must not be in the future")
+    return executed_at
+
+
+def fill_of(
+    side: Side,
+    quantity: Decimal,
+    price: Decimal,
+    fee: Fee,
+    *,
+    executed_at: datetime | None,
+    strategy: str,
+    trade_id: str | None = None,
+) -> Fill:
+    return Fill(
+        side=side,
+        quantity=quantity,
+        price=price,
+        fee=fee.fee,
+        fee_asset=fee.asset,
+        fee_rate=fee.rate,
+        executed_at=executed_at,
+        trade_id=trade_id,
+        strategy=strategy,
+    )
+
+
+async def find_holder(connection: AsyncConnection, caller: Caller, account_id: str | None) -> Holder:
+    """The account asked for, or the default one. Raises Problem for one that is not the caller's."""
+    accounts = await AccountRepository(connection).of_user(caller.user_id)
+    ids = [account.account_id for account in accounts]
+    if account_id is None:
+        return Holder(caller.user_id, ids[0])
+    if account_id not in ids:
+        raise Problem("not_found", "There is no such account.")
+    return Holder(caller.user_id, account_id)
+
+
+async def book(
+    web: Web,
+    connection: AsyncConnection,
+    holder: Holder,
+    instrument: Instrument,
+    fill: Fill,
+    standing: Position | None,
+) -> Recorded:
+    """Record a fill within the bounds of the system. Raises Problem, TooLarge, TooManyPositions."""
+    recorded = await record_fill(
+        connection,
+        holder,
+        instrument,
+        fill,
+        standing,
+        source="api",
+        now=web.now(),
+        max_open=web.policy.max_open_positions,
+    )
+    for position in recorded.positions:
+        market_value = web.market.value(position).market_value
+        if market_value is not None and abs(market_value) > to_units(MAX_VALUE):
+            raise TooLarge(f"a position may not be worth more than {MAX_VALUE:f}")
+    return recorded
+
+
+def fill_change(web: Web, recorded: Recorded, body: dict[str, Any], status: int) -> Change:
+    """The event and the answer of a recorded fill."""
+    data = {
+        "trade": trade_statement(recorded.trade),
+        "positions": [web.market.statement(position) for position in recorded.positions],
+    }
+    return Change("fill", recorded.positions, data, body, status)

@@ -1,0 +1,74 @@
+"""The P&L snapshot: the P&L worker's while it is current, else reckoned here by the same arithmetic."""
+
+from typing import Any, Final
+
+import msgspec
+import structlog
+from fastapi import Response
+
+from app.api import bodies
+from app.api.answers import json_answer
+from app.api.authentication import Reader
+from app.api.context import Opened, Web
+from app.api.routing import new_router
+from app.bus.connection import BusUnavailable
+from app.bus.pnl import read_cached_pnl
+from app.domain.pnl_snapshot import pnl_snapshot
+from app.domain.prices import StreamPosition
+from app.repositories.books import BookRepository
+from app.repositories.database import transaction
+from app.repositories.users import UserGone, UserRepository
+
+log = structlog.get_logger(__name__)
+
+router = new_router("/api/v1", "pnl")
+
+_CACHE_LASTS_MS: Final = 2000
+
+
+class _Head(msgspec.Struct):
+    """The part of a cached body that says how current it is."""
+
+    ledger_seq: int
+    as_of_ms: int
+
+
+@router.get("/pnl", response_model=bodies.Pnl)
+async def get_pnl(web: Opened, caller: Reader) -> Response:
+    """All open positions and the totals over everything, at one price epoch."""
+    async with transaction(web.database) as connection:
+        user = await UserRepository(connection).get(caller.user_id)
+    if user is None:
+        raise UserGone(caller.user_id)
+    cached = await _read_cache(web, caller.user_id)
+    if cached is not None and _is_current(web, cached, user.ledger_seq):
+        return json_answer(cached)
+    return json_answer(await _reckon(web, caller.user_id))
+
+
+async def _read_cache(web: Web, user_id: str) -> bytes | None:
+    try:
+        return await read_cached_pnl(web.redis, user_id, web.policy.redis_timeout_s)
+    except BusUnavailable as error:
+        log.warning("pnl.cache_unavailable", reason=str(error))
+        return None
+
+
+def _is_current(web: Web, cached: bytes, ledger_seq: int) -> bool:
+    """Whether a cached body knows the user's last change and is about as new as the prices here."""
+    try:
+        head = msgspec.json.decode(cached, type=_Head)
+    except msgspec.DecodeError:
+        return False
+    return head.ledger_seq >= ledger_seq and web.market.as_of_ms - head.as_of_ms <= _CACHE_LASTS_MS
+
+
+async def _reckon(web: Web, user_id: str) -> dict[str, Any]:
+    books = await BookRepository(web.database).load([user_id])
+    if not books:
+        raise UserGone(user_id)
+    market = web.market
+    place = StreamPosition(market.board.epoch, market.board.flush)
+    return pnl_snapshot(
+        books[0], market.board.prices, place, as_of_ms=market.as_of_ms, stale_after_ms=market.stale_after_ms
+    )

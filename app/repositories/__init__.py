@@ -1,0 +1,1 @@
+"""PostgreSQL, the truth: one repository per noun, SQL nowhere else."""

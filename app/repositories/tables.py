@@ -1,0 +1,237 @@
+"""The tables. What must never be wrong is a constraint here, whoever writes.
+
+Ledger sums are NUMERIC without a scale, so a Decimal comes back exactly as it
+went in. PostgreSQL sorts NaN above every number: only an upper bound refuses it.
+"""
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Date,
+    DateTime,
+    ForeignKey,
+    Index,
+    MetaData,
+    Numeric,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_ID = Uuid(as_uuid=False)
+_TIME = DateTime(timezone=True)
+
+
+def _finite(*columns: str) -> CheckConstraint:
+    """Refuses NaN and both infinities in each column."""
+    terms = " AND ".join(f"{column} > '-Infinity' AND {column} < 'Infinity'" for column in columns)
+    return CheckConstraint(terms, name="finite")
+
+
+def _positive(*columns: str) -> CheckConstraint:
+    """Refuses zero, negatives, NaN and infinity in each column; NULL passes."""
+    terms = " AND ".join(f"{column} > 0 AND {column} < 'Infinity'" for column in columns)
+    return CheckConstraint(terms, name="positive")
+
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("username", Text, nullable=False),
+    Column("password_hash", Text, nullable=False),
+    Column("created_at", _TIME, nullable=False, server_default=func.now()),
+    Column("is_active", Boolean, nullable=False, server_default=text("true")),
+    Column("ledger_seq", BigInteger, nullable=False, server_default=text("0")),
+    Column("ledger_changed_at", _TIME, nullable=False, server_default=func.now()),
+)
+Index("uq_users_username_lower", func.lower(users.c.username), unique=True)
+Index("ix_users_ledger_changed_at", users.c.ledger_changed_at)
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("user_id", _ID, ForeignKey("users.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("position_mode", Text, nullable=False, server_default=text("'one_way'")),
+    Column("created_at", _TIME, nullable=False, server_default=func.now()),
+    UniqueConstraint("user_id", "name"),
+    CheckConstraint("kind IN ('manual', 'paper', 'exchange')", name="kind"),
+    CheckConstraint("position_mode IN ('one_way', 'hedge')", name="position_mode"),
+)
+
+positions = Table(
+    "positions",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("user_id", _ID, ForeignKey("users.id"), nullable=False),
+    Column("account_id", _ID, ForeignKey("accounts.id"), nullable=False),
+    Column("symbol", Text, nullable=False),
+    Column("market", Text, nullable=False),
+    Column("base", Text, nullable=False),
+    Column("quote", Text, nullable=False),
+    Column("settle", Text, nullable=False),
+    Column("multiplier", Numeric, nullable=False),
+    Column("tick_size", Numeric, nullable=False),
+    Column("step_size", Numeric, nullable=False),
+    Column("position_side", Text, nullable=False, server_default=text("'net'")),
+    Column("strategy", Text, nullable=False, server_default=text("''")),
+    Column("signed_qty", Numeric, nullable=False),
+    Column("cost", Numeric, nullable=False),
+    Column("cash", Numeric, nullable=False),
+    Column("fees", Numeric, nullable=False),
+    Column("funding", Numeric, nullable=False),
+    Column("fees_unpriced", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    # Rounded to 1e-18 as published, so that SQL sums of closed rows equal the sums of what was shown.
+    Column("realized_pnl_gross", Numeric, nullable=False),
+    Column("fees_published", Numeric, nullable=False),
+    Column("funding_published", Numeric, nullable=False),
+    Column("note", Text, nullable=False, server_default=text("''")),
+    Column("take_profit", Numeric),
+    Column("stop_loss", Numeric),
+    Column("status", Text, nullable=False),
+    Column("opened_at", _TIME, nullable=False),
+    Column("updated_at", _TIME, nullable=False),
+    Column("closed_at", _TIME),
+    Column("version", BigInteger, nullable=False),
+    CheckConstraint("market IN ('spot', 'linear', 'inverse')", name="market"),
+    CheckConstraint("position_side IN ('net', 'long', 'short')", name="position_side"),
+    CheckConstraint("status IN ('open', 'closed')", name="status"),
+    CheckConstraint("(status = 'open') = (closed_at IS NULL)", name="closed_at"),
+    CheckConstraint("(status = 'open') = (signed_qty <> 0)", name="flat_is_closed"),
+    CheckConstraint("version >= 1", name="version"),
+    _finite(
+        "signed_qty", "cost", "cash", "fees", "funding", "realized_pnl_gross", "fees_published", "funding_published"
+    ),
+    _positive("multiplier", "tick_size", "step_size", "take_profit", "stop_loss"),
+)
+Index(
+    "uq_positions_open",
+    positions.c.account_id,
+    positions.c.symbol,
+    positions.c.position_side,
+    positions.c.strategy,
+    unique=True,
+    postgresql_where=text("status = 'open'"),
+)
+# Read backwards for "newest first", so that a page is one range of the index.
+Index("ix_positions_user_status", positions.c.user_id, positions.c.status, positions.c.opened_at, positions.c.id)
+Index("ix_positions_user_opened", positions.c.user_id, positions.c.opened_at, positions.c.id)
+Index("ix_positions_symbol_status", positions.c.symbol, positions.c.status)
+
+trades = Table(
+    "trades",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("user_id", _ID, ForeignKey("users.id"), nullable=False),
+    Column("account_id", _ID, ForeignKey("accounts.id"), nullable=False),
+    Column("symbol", Text, nullable=False),
+    Column("position_id", _ID, ForeignKey("positions.id"), nullable=False),
+    # Set when the fill went through zero: the position that its rest opened.
+    Column("opened_position_id", _ID, ForeignKey("positions.id")),
+    Column("side", Text, nullable=False),
+    Column("quantity", Numeric, nullable=False),
+    Column("price", Numeric, nullable=False),
+    Column("fee", Numeric, nullable=False, server_default=text("0")),
+    Column("fee_asset", Text),
+    Column("fee_rate", Numeric),
+    Column("executed_at", _TIME, nullable=False),
+    Column("trade_id", Text),
+    Column("strategy", Text, nullable=False, server_default=text("''")),
+    Column("source", Text, nullable=False),
+    Column("created_at", _TIME, nullable=False, server_default=func.now()),
+    CheckConstraint("side IN ('buy', 'sell')", name="side"),
+    _finite("fee"),
+    _positive("quantity", "price", "fee_rate"),
+)
+Index(
+    "uq_trades_trade_id",
+    trades.c.account_id,
+    trades.c.symbol,
+    trades.c.trade_id,
+    unique=True,
+    postgresql_where=text("trade_id IS NOT NULL"),
+)
+Index("ix_trades_user_executed", trades.c.user_id, trades.c.executed_at, trades.c.id)
+Index("ix_trades_user_symbol_executed", trades.c.user_id, trades.c.symbol, trades.c.executed_at, trades.c.id)
+Index("ix_trades_position", trades.c.position_id)
+Index("ix_trades_opened_position", trades.c.opened_position_id, postgresql_where=text("opened_position_id IS NOT NULL"))
+
+events = Table(
+    "events",
+    metadata,
+    Column("user_id", _ID, ForeignKey("users.id"), nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("at", _TIME, nullable=False),
+    Column("data", JSONB, nullable=False),
+    PrimaryKeyConstraint("user_id", "seq"),
+    CheckConstraint("kind IN ('fill', 'position', 'alert', 'correction', 'account')", name="kind"),
+)
+
+day_opens = Table(
+    "day_opens",
+    metadata,
+    Column("user_id", _ID, ForeignKey("users.id"), nullable=False),
+    Column("day", Date, nullable=False),
+    Column("total_pnl", Numeric, nullable=False),
+    PrimaryKeyConstraint("user_id", "day"),
+    _finite("total_pnl"),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("role", Text, primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("expires_at", _TIME, nullable=False),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("user_id", _ID, ForeignKey("users.id"), nullable=False),
+    Column("key", Text, nullable=False),
+    Column("request_hash", Text, nullable=False),
+    Column("status", SmallInteger, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("created_at", _TIME, nullable=False, server_default=func.now()),
+    PrimaryKeyConstraint("user_id", "key"),
+)
+Index("ix_idempotency_keys_user_created", idempotency_keys.c.user_id, idempotency_keys.c.created_at)
+
+api_tokens = Table(
+    "api_tokens",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("user_id", _ID, ForeignKey("users.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("token_hash", Text, nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("created_at", _TIME, nullable=False, server_default=func.now()),
+    UniqueConstraint("token_hash"),
+)
+Index("ix_api_tokens_user", api_tokens.c.user_id, api_tokens.c.created_at)

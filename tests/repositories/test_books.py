@@ -1,0 +1,110 @@
+"""What the P&L worker reads: whole books, exact sums of what is closed, bases of the day."""
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.repositories.books import BookRepository
+from app.repositories.fills import Holder
+
+from .conftest import fill, instrument, new_user
+
+
+async def test_a_book_holds_open_positions_and_the_sums_of_closed_ones(engine: AsyncEngine, alice: Holder) -> None:
+    third = "0.333333333333333333"
+    await fill(engine, alice, "buy", third, third, fee=Decimal("0.5"))
+    await fill(engine, alice, "sell", third, "1", fee=Decimal("0.25"))
+    held = await fill(engine, alice, "buy", "2", "100")
+    coins = await fill(engine, alice, "buy", "1", "0.05", listed=instrument("ETHBTC", "BTC"))
+    await fill(engine, alice, "sell", "1", "0.06", listed=instrument("ETHBTC", "BTC"))
+
+    [book] = await BookRepository(engine).load([alice.user_id])
+
+    assert book.positions == (held.position,)
+    assert (book.account_id, book.currency, book.ledger_seq) == (alice.account_id, "USDT", 5)
+    # One third times two thirds has 36 places; published it is rounded once, half to even.
+    assert book.closed.realized_pnl_gross == 222_222_222_222_222_222
+    assert book.closed.fees == 750_000_000_000_000_000
+    assert book.closed.fees_are_complete
+    assert book.closed.foreign_symbols == (coins.position.symbol,)
+
+
+async def test_an_unpriced_fee_of_a_closed_position_makes_its_sums_incomplete(
+    engine: AsyncEngine, alice: Holder
+) -> None:
+    await fill(engine, alice, "buy", "1", "100", fee=Decimal(1), fee_asset="XYZ")
+    await fill(engine, alice, "sell", "1", "100")
+
+    [book] = await BookRepository(engine).load([alice.user_id])
+
+    assert not book.closed.fees_are_complete
+
+
+async def test_users_that_do_not_exist_are_left_out(engine: AsyncEngine, alice: Holder) -> None:
+    books = await BookRepository(engine).load(["00000000-0000-4000-8000-000000000000", alice.user_id])
+
+    assert [book.user_id for book in books] == [alice.user_id]
+    assert await BookRepository(engine).load([]) == []
+
+
+async def test_everybody_who_ever_held_anything_is_streamed_once(engine: AsyncEngine) -> None:
+    holders = [await new_user(engine, f"user{n}") for n in range(7)]
+    for holder in holders[:5]:
+        await fill(engine, holder, "buy", "1", "100")
+    await fill(engine, holders[0], "sell", "1", "100")
+
+    batches = [batch async for batch in BookRepository(engine).stream(batch_size=2)]
+
+    assert [len(batch) for batch in batches] == [2, 2, 1]
+    assert {book.user_id for batch in batches for book in batch} == {holder.user_id for holder in holders[:5]}
+
+
+async def test_loading_many_takes_as_many_statements_as_loading_one(engine: AsyncEngine) -> None:
+    holders = [await new_user(engine, f"user{n}") for n in range(5)]
+    for holder in holders:
+        await fill(engine, holder, "buy", "1", "100")
+    counts: list[int] = []
+
+    def count(*_: object) -> None:
+        counts[-1] += 1
+
+    event.listen(engine.sync_engine, "before_cursor_execute", count)
+    for ids in ([holders[0].user_id], [holder.user_id for holder in holders]):
+        counts.append(0)
+        await BookRepository(engine).load(ids)
+
+    assert counts[0] == counts[1] <= 4
+
+
+async def test_the_base_of_the_day_is_what_was_recorded_first(engine: AsyncEngine, alice: Holder) -> None:
+    repository = BookRepository(engine)
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    await fill(engine, alice, "buy", "1", "100", executed_at=yesterday)
+    [before] = await repository.load([alice.user_id])
+    today = datetime.now(UTC).date()
+
+    await repository.record_day_bases(today, {alice.user_id: -12_345_678_901_234_567_890_123})
+    await repository.record_day_bases(today, {alice.user_id: 1, "00000000-0000-4000-8000-000000000000": 1})
+    [after] = await repository.load([alice.user_id])
+
+    assert before.day_base is None
+    assert after.day_base == -12_345_678_901_234_567_890_123
+
+
+async def test_a_user_whose_first_fill_is_today_began_the_day_at_zero(engine: AsyncEngine, alice: Holder) -> None:
+    await fill(engine, alice, "buy", "1", "100")
+
+    [book] = await BookRepository(engine).load([alice.user_id])
+
+    assert book.day_base == 0
+
+
+async def test_heads_tell_who_changed_since_a_moment(engine: AsyncEngine, alice: Holder) -> None:
+    repository = BookRepository(engine)
+    await fill(engine, alice, "buy", "1", "100")
+    now = datetime.now(UTC)
+
+    assert await repository.heads_changed_since(now - timedelta(seconds=10)) == [(alice.user_id, 1)]
+    assert await repository.heads_changed_since(now + timedelta(seconds=10)) == []
