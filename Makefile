@@ -65,7 +65,7 @@ check: lint types layers test ## Everything CI runs
 
 .PHONY: test
 test: $(VENV)/.development-installed $(PAGE) ## Run the tests (ARGS="tests/domain -k flip" for some)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--numprocesses 3 --dist loadfile)
 
 .PHONY: lint
 lint: $(VENV)/.development-installed ## Check style and formatting
@@ -84,6 +84,12 @@ types: $(VENV)/.development-installed ## Check types
 .PHONY: layers
 layers: $(VENV)/.development-installed ## Check which way imports point
 	@$(BIN)/lint-imports
+
+# Measuring
+
+.PHONY: bench
+bench: $(VENV)/.runtime-installed ## Measure under load (ARGS="--profile 1k,5k,10k,25k" or "--part book")
+	@exec $(BIN)/python run.py bench $(ARGS)
 
 # Keeping
 
