@@ -40,7 +40,7 @@ def update(state: StreamState, interest: Interest, since: int, merged: int) -> s
     if not parts:
         return None
     return (
-        f'{{"type":"update",{_place(state)},"event_ms":{event_ms or state.pnl_event_ms or state.as_of_ms},'
+        f'{{"type":"update",{_place(state)},"event_ms":{event_ms or state.pnl_event_ms},'
         f'"merged":{max(merged, 1)},{",".join(parts)}}}'
     )
 
@@ -151,8 +151,9 @@ def _unrealized(state: StreamState, row: Row) -> int | None:
 
 
 def _unpriced(state: StreamState, view: UserView) -> list[str]:
-    missing = (view.symbols - state.mirror.priced) | view.foreign_symbols
-    return sorted(missing) if missing else []
+    if view.symbols <= state.mirror.priced and not view.foreign_symbols:
+        return []
+    return sorted((view.symbols - state.mirror.priced) | view.foreign_symbols)
 
 
 def _is_stale(state: StreamState, view: UserView) -> bool:
@@ -232,14 +233,17 @@ def _whole_row(state: StreamState, row: Row) -> str:
     value = _unrealized(state, row)
     mark = state.mirror.marks.get(row.symbol)
     is_stale = value is not None and mark is not None and (mark.is_stale or state.health.pnl_is_silent)
-    moving = _moving_fields(row, value)
-    return json_text(row.statement | _mark_fields(state, mark) | moving | {"is_stale": is_stale})
+    return _joined(row, _mark_fields(state, mark) | _moving_fields(row, value) | {"is_stale": is_stale})
 
 
 def _closed_row(state: StreamState, row: Row) -> str:
     """A closed position: worth nothing, and all of its P&L is realised."""
     mark = state.mirror.marks.get(row.symbol)
-    return json_text(row.statement | _mark_fields(state, mark) | _moving_fields(row, 0) | {"is_stale": False})
+    return _joined(row, _mark_fields(state, mark) | _moving_fields(row, 0) | {"is_stale": False})
+
+
+def _joined(row: Row, moving: dict[str, Any]) -> str:
+    return f"{row.statement},{json_text(moving)[1:]}"
 
 
 def _mark_fields(state: StreamState, mark: Mark | None) -> dict[str, Any]:

@@ -18,11 +18,13 @@ class StreamHealth:
 
     def __init__(self, now: float) -> None:
         self.version = 0
-        self.prices_are_silent = False
-        self.pnl_is_silent = False
+        # Silent until the first flush: what is found in the hash at the start may be hours old.
+        self.prices_are_silent = True
+        self.pnl_is_silent = True
         self.pnl_is_late = False
         self._feed = NO_FEED
-        self._prices_at = self._pnl_at = now
+        self._prices_at = float("-inf")
+        self._pnl_at = now
         self._bus_is_down = False
 
     def heard_prices(self, now: float) -> None:

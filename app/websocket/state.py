@@ -70,6 +70,8 @@ class StreamState:
         self.price_gaps = 0
 
         self._staged: deque[tuple[float, PriceFlush]] = deque()
+        self._missed: tuple[int, int] | None = None
+        """The flush that could not be taken over, for it followed something unknown."""
         self._expiring: list[tuple[int, str]] = []
         self._in_expiring: set[str] = set()
 
@@ -80,29 +82,38 @@ class StreamState:
     def offer_prices(self, flush: PriceFlush, now: float) -> Literal["applied", "old", "gap"]:
         """Stage a price flush. ``gap``: it follows something unknown; :meth:`load_prices` first."""
         outcome = self.board.apply(flush)
+        if outcome == "gap":
+            self.price_gaps += 1
+            self._missed = (flush.epoch, flush.flush)
         if outcome != "applied":
-            self.price_gaps += outcome == "gap"
             return outcome
-        self.health.heard_prices(now)
-        if self.health.prices_are_silent:
-            self.check_silence(now)
+        self._heard_prices(flush.as_of_ms, now)
         self._staged.append((now, flush))
         if self.health.pnl_is_late or len(self._staged) > _MOST_STAGED:
             self._commit(self._take_staged(self._newest_staged()), None)
         return "applied"
 
     def load_prices(self, head: PriceHead | None, prices: Mapping[str, Price], now: float) -> None:
-        """Take over the price hash: at the start, and after a gap."""
+        """Take over the price hash: at the start, and after a gap.
+
+        It may be hours old. Only if it is what a flush announced does it end a silence.
+        """
         if head is None or (head.epoch, head.flush) < (self.board.epoch, self.board.flush):
             return
-        is_newer = (head.epoch, head.flush) > (self.board.epoch, self.board.flush)
         self.board.load(head, prices)
         self._staged.clear()
-        if is_newer:
-            self.health.heard_prices(now)
+        if self._missed is not None and (head.epoch, head.flush) >= self._missed:
+            self._missed = None
+            self._heard_prices(head.as_of_ms, now)
         changed = [price for symbol, price in prices.items() if self.prices.get(symbol) != price]
         self.prices = dict(prices)
         self._commit([PriceFlush(head.epoch, head.flush, head.as_of_ms, 0, head.feed, changed)], None)
+
+    def _heard_prices(self, as_of_ms: int, now: float) -> None:
+        self.health.heard_prices(now)
+        if self.health.prices_are_silent:
+            self.as_of_ms = as_of_ms  # What is known from before the silence is as old as that makes it.
+            self.check_silence(now)
 
     def offer_pnl(self, flush: PnlFlush, now: float) -> Literal["applied", "old", "hole"]:
         """Commit a P&L flush with the price flushes it belongs to.
@@ -113,7 +124,12 @@ class StreamState:
         outcome = self.mirror.apply(flush, self.ordinal + 1)
         if outcome == "old":
             return outcome
-        self._commit(self._take_staged(flush.position), flush)
+        staged = self._take_staged(flush.position)
+        if staged or flush.position > self.position or _has_content(flush):
+            self._commit(staged, flush)
+        else:
+            # A mere heartbeat would use up a place, and without price flushes there are few.
+            self.as_of_ms = max(self.as_of_ms, flush.as_of_ms)
         self.health.heard_pnl(now)
         if self.health.pnl_is_late:
             self.check_silence(now)
@@ -236,6 +252,10 @@ class StreamState:
         for watched in self.watched.values():
             if watched.price is not None:
                 self._change(watched, watched.price)
+
+
+def _has_content(flush: PnlFlush) -> bool:
+    return bool(flush.users or flush.marks or flush.user_unrealized.slots or flush.row_unrealized.slots)
 
 
 def _encode_price(price: Price, is_stale: bool) -> str:

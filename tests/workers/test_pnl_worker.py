@@ -18,7 +18,7 @@ from app.repositories.database import create_engine
 from app.workers.leadership import LeaseLost
 from app.workers.pnl_worker import ROLE
 from tests.domain.books import instrument
-from tests.workers.desk import Market, Trader, WebInstance, cached, listening, until, working
+from tests.workers.desk import Market, Trader, WebInstance, cached, listening, statement_of, until, working
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ async def test_positions_of_the_database_are_told_with_their_worth(
         await until(lambda: web.total(trader) == Decimal("19.5"))
 
     view = web.mirror.users[trader.user_id]
-    assert [row.statement["entry_price"] for row in view.rows.values()] == ["90"]
+    assert [statement_of(row)["entry_price"] for row in view.rows.values()] == ["90"]
     assert view.ledger_seq == 1
 
 
