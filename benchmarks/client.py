@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import socket
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -24,6 +25,8 @@ _TOGETHER: Final = 500
 _PER_ADDRESS: Final = 250
 """Connections per source address: below the server's limit, and below what ports allow."""
 _HANDSHAKE_S: Final = 20.0
+_CONNECT_S: Final = 120.0
+_BEFORE_RETRY_S: Final = 1.0
 _TURN_S: Final = 0.05
 _BIND_WITHOUT_PORT: Final = 24  # IP_BIND_ADDRESS_NO_PORT, missing in Python 3.11
 
@@ -103,6 +106,8 @@ class _Process:
     def __init__(self, load: Load) -> None:
         self._load = load
         self._reader = open_reader(len(load.members), native=load.native)
+        self.refused = 0
+        self.refusal = ""
 
     def serve(self, pipe: Connection) -> None:
         """Read what comes, and now and then look for a command."""
@@ -122,23 +127,39 @@ class _Process:
             return None
         if command == "read":
             return tuple(self._reader.read())
-        return self._reader.ready, self._reader.closed
+        return self._reader.ready, self._reader.closed, self.refused
 
     def _connect(self) -> float:
         """Open every connection; how long that took, in seconds."""
         started = time.monotonic()
-        members = self._load.members
-        for first in range(0, len(members), _TOGETHER):
-            batch = members[first : first + _TOGETHER]
-            sockets = [self._begin(first + place, member) for place, member in enumerate(batch)]
-            for connection, member in zip(sockets, batch, strict=True):
-                rest = _finish_handshake(connection)
-                if self._load.subscribe:
-                    connection.sendall(_subscriptions(member))
-                self._reader.add(connection, rest)
+        waiting = deque(enumerate(self._load.members))
+        while waiting:
+            batch = [waiting.popleft() for _ in range(min(_TOGETHER, len(waiting)))]
+            sockets = [self._begin(index, member) for index, member in batch]
+            refused = [
+                each for each, connection in zip(batch, sockets, strict=True) if not self._finish(connection, each[1])
+            ]
+            self.refused += len(refused)
+            waiting.extend(refused)
             # Those that are connected already have to be read, or they would count as stalled.
-            self._reader.pump(0)
+            self._reader.pump(_BEFORE_RETRY_S if refused else 0)
+            if time.monotonic() - started > _CONNECT_S:
+                raise OSError(f"{len(waiting)} are not let in after {_CONNECT_S:g} s: {self.refusal}")
         return time.monotonic() - started
+
+    def _finish(self, connection: socket.socket, member: Member) -> bool:
+        """Wait for the answer to a handshake. False: the server is busy, to be asked again."""
+        head, rest = _answer(connection)
+        if head.startswith(b"HTTP/1.1 503"):
+            self.refusal = rest.decode(errors="replace")
+            connection.close()
+            return False
+        if not head.startswith(b"HTTP/1.1 101"):
+            raise OSError(f"no upgrade: {head.splitlines()[0].decode()} {rest.decode(errors='replace')}")
+        if self._load.subscribe:
+            connection.sendall(_subscriptions(member))
+        self._reader.add(connection, rest)
+        return True
 
     def _begin(self, index: int, member: Member) -> socket.socket:
         connection = socket.socket()
@@ -170,8 +191,8 @@ def _request(port: int, token: str) -> bytes:
     return "".join(f"{line}\r\n" for line in (*lines, "")).encode()
 
 
-def _finish_handshake(connection: socket.socket) -> bytes:
-    """Wait for the answer; what came after it. Raises OSError when it is no upgrade."""
+def _answer(connection: socket.socket) -> tuple[bytes, bytes]:
+    """The head of the answer to a handshake, and what was received after it. Raises OSError."""
     data = b""
     while b"\r\n\r\n" not in data:
         more = connection.recv(65_536)
@@ -179,9 +200,7 @@ def _finish_handshake(connection: socket.socket) -> bytes:
             raise OSError("the server hung up during the handshake")
         data += more
     head, _, rest = data.partition(b"\r\n\r\n")
-    if not head.startswith(b"HTTP/1.1 101"):
-        raise OSError(f"no upgrade: {head.splitlines()[0].decode()} {rest[:200].decode(errors='replace')}")
-    return rest
+    return head, rest
 
 
 def _subscriptions(member: Member) -> bytes:

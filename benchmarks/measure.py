@@ -26,7 +26,7 @@ from benchmarks.reader import Reading
 from benchmarks.system import System
 from benchmarks.trace import Trace, follow_frames, watching_bus
 
-_SNAPSHOTS_S: Final = 90.0
+_SNAPSHOTS_S: Final = 120.0
 _PROBE_EVERY_S: Final = 0.1
 _TRACED: Final = "BTCUSDT"
 _SEED: Final = 1
@@ -133,7 +133,8 @@ class _Run:
     async def _until_ready(self, deadline: float) -> None:
         while True:
             states = [client.ask("state") for client in self._clients]
-            ready, closed = (sum(parts) for parts in zip(*states, strict=True))
+            ready, closed, refused = (sum(parts) for parts in zip(*states, strict=True))
+            self._result.metrics["handshakes_refused"] = refused
             if ready + closed >= self._profile.users:
                 return
             self._system.check()

@@ -44,6 +44,7 @@ _METRICS: Final = {
     "us_per_frame_clients": ("µs CPU a frame, load clients", "{:.1f}"),
     "memory_per_connection_bytes": ("bytes of web memory a connection", "{:,.0f}"),
     "connect_s": ("s to connect everybody", "{:.1f}"),
+    "handshakes_refused": ("handshakes refused and tried again", "{:,.0f}"),
     "all_snapshots_s": ("s until everybody had snapshots", "{:.1f}"),
     "web_ms_per_connection": ("ms of web CPU a connection until then, frames of others included", "{:.2f}"),
     "book_load_s": ("s to start the P&L worker and load the book", "{:.1f}"),
