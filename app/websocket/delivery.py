@@ -34,7 +34,7 @@ class Delivery:
     def payloads(self, connection: Connection, now: float) -> list[bytes]:
         """Everything a connection has not seen, as frames in order; marks it as seen. Often nothing."""
         lane = self._state.lane_of(connection.user_id)
-        view = lane.view(connection.user_id)
+        view = lane.mirror.users.get(connection.user_id)
         texts = self._status(connection, view, now)
         if view is not None:
             self.check_base(connection, view)
@@ -53,7 +53,7 @@ class Delivery:
     def snapshots(self, connection: Connection) -> list[bytes]:
         """The snapshots that a connection waits for and that can be built now, as frames."""
         lane = self._state.lane_of(connection.user_id)
-        view = lane.view(connection.user_id)
+        view = lane.mirror.users.get(connection.user_id)
         texts = self._owed_snapshots(connection, lane, view)
         if texts:
             connection.step = lane.step

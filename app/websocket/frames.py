@@ -35,7 +35,7 @@ def update(state: StreamState, interest: Interest, since: int, merged: int) -> s
     view = interest.view
     lane = interest.lane or state.only_lane
     if view is not None:
-        if interest.pnl and pnl_changed(state, view, since):
+        if interest.pnl and pnl_changed(lane, view, since):
             parts.append(f'"pnl":{{{_pnl_fields(lane, view)}}}')
         if interest.positions:
             rows = _changed_rows(lane, view, since)
@@ -68,9 +68,8 @@ def positions_snapshot(state: StreamState, view: UserView) -> str:
     return f'{{"type":"snapshot","channel":"positions",{_place(lane)},"positions":[{rows}]}}'
 
 
-def pnl_changed(state: StreamState, view: UserView, since: int) -> bool:
+def pnl_changed(lane: Lane, view: UserView, since: int) -> bool:
     """Whether a user's totals, or what is said about them, changed since a commit."""
-    lane = state.lane_of(view.user_id)
     mirror = lane.mirror
     return (
         view.changed > since

@@ -13,7 +13,7 @@ from app.bus.messages import PnlFlush
 from app.domain.prices import REVISIONS_PER_FLUSH, StreamPosition
 from app.domain.shards import Shard
 from app.websocket.health import DEGRADED_AFTER_S, SILENT_AFTER_S
-from app.websocket.mirror import PnlMirror, UserView
+from app.websocket.mirror import PnlMirror
 
 
 class Lane:
@@ -74,10 +74,6 @@ class Lane:
         while self.waiting and (upto is None or same_flush(self.waiting[0].position) <= upto):
             taken.append(self.waiting.popleft())
         return taken
-
-    def view(self, user_id: str) -> UserView | None:
-        """What is known of a user."""
-        return self.mirror.users.get(user_id)
 
     def desynchronise(self) -> None:
         """Messages were lost: nobody's rows can be trusted until they come whole again."""
