@@ -61,11 +61,15 @@ demo: $(VENV)/.runtime-installed $(PAGE) ## The same with a local exchange and a
 # Checking
 
 .PHONY: check
-check: lint types layers test ## Everything CI runs
+check: lint types layers page-test test ## Everything CI runs
 
 .PHONY: test
 test: $(VENV)/.development-installed $(PAGE) ## Run the tests (ARGS="tests/domain -k flip" for some)
 	@$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--numprocesses 3 --dist loadfile)
+
+.PHONY: page-test
+page-test: $(PAGE) ## Check the page's types and run its unit tests
+	@cd web && export NO_COLOR=1 && ../.ci/npm run --silent typecheck && ../.ci/npm run --silent test
 
 .PHONY: lint
 lint: $(VENV)/.development-installed ## Check style and formatting

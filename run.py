@@ -165,7 +165,7 @@ def value(
 @cli.command()
 def bench(
     profile: Annotated[str, typer.Option(help="smoke, 1k, 5k, 10k, 25k; several with commas.")] = "1k,5k",
-    part: Annotated[str, typer.Option(help="system, ingest, book, flush; several with commas.")] = "system",
+    part: Annotated[str, typer.Option(help="system, ingest, book, flush, frames; several with commas.")] = "system",
     *,
     ticks: Annotated[int | None, typer.Option(help="Ticks per second.", min=1, max=20_000)] = None,
     symbols: Annotated[int | None, typer.Option(help="Symbols that are held and watched.", min=10)] = None,

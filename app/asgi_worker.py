@@ -12,6 +12,7 @@ import os
 import resource
 import socket
 import sys
+from collections.abc import Sequence
 from typing import Any, Final
 
 import uvicorn
@@ -19,6 +20,7 @@ from gunicorn.arbiter import Arbiter
 from uvicorn_worker import UvicornWorker
 
 from app.entry.logging import configure_logging
+from app.http_protocol import BoundedHttp
 from app.settings import Settings
 from app.websocket.descriptors import connections_permitted
 from app.websocket.stream import Stream
@@ -29,6 +31,9 @@ GRACE_S: Final = 3
 
 _SEND_BUFFER_BYTES: Final = 32_768
 """The kernel's share of a client's backlog (it takes twice that). Left to itself it grows to megabytes."""
+
+_ACCEPTED_AT_ONCE: Final = 16
+"""How many connections a turn of the event loop may accept: more would keep those who are here waiting."""
 
 _UNACKNOWLEDGED_MS: Final = 10_000
 """After this long without an answer to sent data the kernel gives a connection up."""
@@ -98,7 +103,7 @@ class StreamWorker(UvicornWorker):  # type: ignore[misc] # The package has no ty
         self.config.app = self.wsgi
         server = StreamServer(self.config, self._settings.drain_s)
         self._install_sigquit_handler()
-        await server.serve(sockets=self.sockets)
+        await server.serve(sockets=listeners_for_crowds(self.sockets))
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
@@ -107,7 +112,7 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
     """uvicorn's configuration."""
     return {
         "loop": "uvloop",
-        "http": "httptools",
+        "http": BoundedHttp,
         "ws": bounded(settings.stream_backlog_bytes, settings.stream_stall_s),
         "ws_max_size": settings.stream_max_message_bytes,
         "ws_ping_interval": 20,
@@ -117,6 +122,18 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
         "timeout_graceful_shutdown": GRACE_S,
         "server_header": False,
     }
+
+
+def listeners_for_crowds(listeners: Sequence[socket.socket]) -> list[socket.socket]:
+    """The listeners many times over, so that many connections are accepted in one turn of the event loop.
+
+    uvloop accepts one per listener and turn. A turn in which frames go out takes
+    ten milliseconds, so through one listener ten thousand clients that come back
+    at once would be let in over minutes.
+    """
+    return [
+        each for listener in listeners for each in (listener, *(listener.dup() for _ in range(_ACCEPTED_AT_ONCE - 1)))
+    ]
 
 
 def bound_connections(listener: socket.socket) -> None:

@@ -94,7 +94,7 @@ async def login(request: Request, web: Opened, body: Login) -> Response:
     await _limit_user(request, web, body.username)
     user = await _authenticate(web, body)
     if user is None:
-        raise Problem("wrong_credentials", "No user has this name and password.")
+        raise Problem("wrong_credentials", "Check both and try again.")
     token, session = await _begin_session(request, web, user.user_id, user.username)
     expires_at = _time(session.expires_ms)
     answer = json_answer({"user_id": user.user_id, "username": user.username, "expires_at": expires_at})
@@ -236,8 +236,14 @@ def _needs_secure_cookie(request: Request, web: Web) -> bool:
     """Over plain http only this machine's own browser gets a cookie without Secure, and others in development."""
     if request.url.scheme == "https":
         return True
-    host = urlsplit(f"//{request.headers.get('host', '')}").hostname
-    return web.policy.is_production and host not in _LOCAL_HOSTS
+    return web.policy.is_production and _host_name(request) not in _LOCAL_HOSTS
+
+
+def _host_name(request: Request) -> str | None:
+    try:
+        return urlsplit(f"//{request.headers.get('host', '')}").hostname
+    except ValueError:
+        return None
 
 
 def _show_session(session: Session, caller: Caller) -> dict[str, object]:

@@ -55,7 +55,7 @@ def judge_fee(
     if asset == instrument.settle:
         return Fee(fee, asset)
     if asset == instrument.base and instrument.market == "spot":
-        if abs(fee) >= quantity:
+        if fee.copy_abs() >= quantity:
             raise field_problem("invalid_request", "fee", "A fee in the base asset must be less than the quantity.")
         return Fee(fee, asset)
     return Fee(fee, asset, rate or _current_rate(market, asset, instrument.settle))

@@ -14,8 +14,6 @@ from app.domain.prices import Feed, Price
 from app.domain.statements import position_statement
 from app.domain.valuation import PositionValue, value_position
 
-_LONGEST_SILENCE_MS = 30_000
-
 
 class PriceView(Protocol):
     """The newest prices in this process, and whether they still arrive."""
@@ -58,13 +56,14 @@ class Market:
 
     @property
     def is_silent(self) -> bool:
-        """Whether no price can be called live. A hash found at the start may be hours old: it is silent too."""
-        return self._view.is_silent or self._now_ms() - self.board.as_of_ms > _LONGEST_SILENCE_MS
+        """Whether no price can be called live."""
+        return self._view.is_silent
 
     @property
     def as_of_ms(self) -> int:
         """The moment that ages count to: of the newest flush, or now when none comes."""
-        return self._now_ms() if self.is_silent else self.board.as_of_ms
+        # Not before the newest flush, though this clock may be behind the one that flush was counted by.
+        return max(self._now_ms(), self.board.as_of_ms) if self.is_silent else self.board.as_of_ms
 
     @property
     def stale_after_ms(self) -> int:

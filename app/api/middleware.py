@@ -92,7 +92,7 @@ class OriginGuard:
         if origins[0] in self._public_origins:
             return True
         # The scheme is not compared: behind a proxy that ends TLS it is not known for certain.
-        is_own = urlsplit(origins[0]).netloc == headers.get("host") != ""
+        is_own = _authority(origins[0]) == headers.get("host") != ""
         return is_own and headers.get("sec-fetch-site", "same-origin") == "same-origin"
 
 
@@ -125,6 +125,13 @@ class BodyLimit:
 
     def _problem(self) -> Problem:
         return Problem("too_large", f"A body may have {self._max_bytes} bytes.")
+
+
+def _authority(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _request_id(scope: Scope) -> str:

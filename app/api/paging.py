@@ -3,7 +3,7 @@
 import base64
 import binascii
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
@@ -11,6 +11,7 @@ from fastapi import Response
 from pydantic import Field
 
 from app.api.answers import json_answer
+from app.api.fields import is_id
 from app.api.problems import Problem
 from app.repositories.paging import Place
 
@@ -33,11 +34,13 @@ def place_of(cursor: str | None) -> Place | None:
         return None
     try:
         decoded = msgspec.json.decode(_unwrap(cursor), type=_Cursor)
-    except (msgspec.DecodeError, ValueError, binascii.Error):
+        # A time zone may carry a moment out of the years there are.
+        at = decoded.at.astimezone(UTC)
+    except (msgspec.DecodeError, ValueError, OverflowError, binascii.Error):
         raise _not_a_cursor() from None
-    if decoded.at.tzinfo is None or len(decoded.id) != 36 or not decoded.id.isascii():
+    if decoded.at.tzinfo is None or not is_id(decoded.id):
         raise _not_a_cursor()
-    return Place(decoded.at, decoded.id)
+    return Place(at, decoded.id)
 
 
 def offset_of(cursor: str | None) -> int:

@@ -84,13 +84,14 @@ class PositionFilter(QueryParameters):
 async def open_position(web: Opened, caller: Trader, body: Opening, repetition: Repetition) -> Response:
     """Record a fill at the given or the current price."""
     instrument = web.market.instrument(body.symbol)
-    price = body.price or web.market.live_price(body.symbol)
     fee = judge_fee(web.market, instrument, body.quantity, body.fee, body.fee_asset, None)
     side: Literal["buy", "sell"] = "buy" if body.side == "long" else "sell"
     executed_at = judge_moment(web, body.executed_at)
-    fill = fill_of(side, body.quantity, price, fee, executed_at=executed_at, strategy=body.strategy or "")
 
     async def work(connection: AsyncConnection) -> Change:
+        # Not before: a repeated request gets its stored answer also while there is no price.
+        price = body.price or web.market.live_price(body.symbol)
+        fill = fill_of(side, body.quantity, price, fee, executed_at=executed_at, strategy=body.strategy or "")
         holder = await find_holder(connection, caller, body.account_id)
         standing = await PositionRepository(connection).standing(
             holder.user_id, holder.account_id, instrument.symbol, fill.strategy
@@ -166,7 +167,7 @@ async def close_position(
     async def work(connection: AsyncConnection) -> Change:
         position = await _find(connection, caller, position_id)
         _require_open(position)
-        held = abs(position.state.signed_qty)
+        held = position.state.signed_qty.copy_abs()  # abs() would round to 28 digits.
         quantity = wanted.quantity or held
         if quantity > held:
             raise field_problem("exceeds_position", "quantity", f"Only {held:f} is open.")

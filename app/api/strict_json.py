@@ -36,6 +36,9 @@ class StrictRoute(APIRoute):
         async def strict(request: Request) -> Response:
             own = StrictRequest(request.scope, request.receive)
             await _receive(own)
+            if await own.body():
+                # FastAPI would replace the reason by a sentence of its own.
+                await own.json()
             return await handle(own)
 
         return strict

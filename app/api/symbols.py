@@ -54,7 +54,9 @@ async def list_symbols(web: Opened, caller: Reader, wanted: Annotated[SymbolFilt
     if wanted.q is not None:
         sought = wanted.q.upper()
         found = [instrument for instrument in found if sought in instrument.symbol]
-        found.sort(key=lambda instrument: (_rank(instrument, sought), instrument.symbol))
+        # Of equals first what counts in the totals.
+        own = web.policy.reporting_currency
+        found.sort(key=lambda each: (_rank(each, sought), each.settle != own, each.symbol))
     else:
         found.sort(key=lambda instrument: instrument.symbol)
     return page_by_offset(found, wanted.limit, wanted.cursor, _show_instrument)

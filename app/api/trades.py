@@ -62,7 +62,12 @@ class TradeFilter(QueryParameters):
     cursor: Cursor | None = None
 
 
-@router.post("", status_code=201, response_model=bodies.TradeRecorded)
+@router.post(
+    "",
+    status_code=201,
+    response_model=bodies.TradeRecorded,
+    responses={200: {"model": bodies.TradeRecorded, "description": "This trade_id is recorded already"}},
+)
 async def record_trade(web: Opened, caller: Trader, body: NewTrade, repetition: Repetition) -> Response:
     """Record a fill and answer with it and the position it left."""
     instrument = web.market.instrument(body.symbol)

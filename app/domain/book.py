@@ -190,7 +190,8 @@ class Book:
             return "old"
         holder.ledger_seq = book.ledger_seq
         holder.closed = book.closed
-        if book.day_base is not None:
+        if holder.day_base is None:
+            # Else it stays: a load that began before midnight still brings the day's before.
             holder.day_base = book.day_base
         current = {position.position_id for position in book.positions}
         for position_id in [known for known in holder.rows if known not in current]:

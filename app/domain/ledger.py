@@ -173,15 +173,17 @@ def ends_a_cycle(before: LedgerState, after: LedgerState, fill: Fill) -> bool:
 def split_through_flat(instrument: Instrument, state: LedgerState, fill: Fill) -> tuple[Fill, Fill]:
     """Split a fill through zero into the part that closes exactly to flat, and its rest.
 
-    A fee that changes what is held all belongs to the rest: with a share of it
-    the closing part would miss zero.
+    Of a fee that changes what is held, the closing part bears only what it still
+    takes to reach zero: with a share in proportion it would miss it.
     """
     if is_paid_in_holding(instrument, fill):
         closed = closing_part(state, fill)
         with exact():
-            rest = fill.quantity - closed
-        closing = msgspec.structs.replace(fill, quantity=closed, fee=ZERO)
-        return closing, msgspec.structs.replace(fill, quantity=rest)
+            # Not zero where the fee itself goes through zero: the fill alone would leave less than the fee.
+            closing_fee = state.signed_qty - closed.copy_sign(state.signed_qty)
+            rest, rest_fee = fill.quantity - closed, fill.fee - closing_fee
+        closing = msgspec.structs.replace(fill, quantity=closed, fee=closing_fee)
+        return closing, msgspec.structs.replace(fill, quantity=rest, fee=rest_fee)
     parts = split_at_flat(state, fill)
     assert parts[0] is not None  # It goes through zero, so it closes something
     assert parts[1] is not None  # and opens something.

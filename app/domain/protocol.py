@@ -358,7 +358,7 @@ class Update(_Reply, frozen=True, kw_only=True, tag="update"):
     epoch: int
     seq: int
     as_of_ms: Millis
-    event_ms: Millis
+    event_ms: Annotated[int, Meta(description="The newest exchange time behind it, in Unix ms; 0 before any price.")]
     merged: int
     prices: list[PriceRow] | UnsetType = UNSET
     pnl: PnlRow | UnsetType = UNSET

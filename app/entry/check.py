@@ -21,7 +21,7 @@ def check_settings(settings: Settings) -> None:
     """Print both. Raises StartProblem when something does not answer."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for variable, (value, is_set) in effective_values(settings).items():
-        console.print(f"{variable:<40} {value:<36} {'set' if is_set else 'default'}")
+        console.print(f"{variable:<43} {value:<36} {'set' if is_set else 'default'}")
     console.print()
     failed = asyncio.run(_check_all(settings, console))
     if failed:

@@ -198,6 +198,8 @@ class _Machine:
     def _child_environment(self) -> dict[str, str]:
         settings = self._settings
         return {
+            # No proxy is in front unless somebody says so: a client must not choose its own address.
+            "FORWARDED_ALLOW_IPS": "",
             **os.environ,
             "TIDEMARK_HOST": settings.host,
             "TIDEMARK_PORT": str(settings.port),

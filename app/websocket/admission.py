@@ -22,6 +22,7 @@ class Identity(msgspec.Struct, frozen=True):
     session_id: str
     expires_ms: int
     is_token: bool = False
+    may_read: bool = True
 
 
 class SessionsUnavailable(Exception):
@@ -64,6 +65,8 @@ async def admit(connection: HTTPConnection, sessions: Sessions, origins: Collect
         return Refusal(503, "unavailable", "Unavailable", "Sessions cannot be checked at the moment.", 2)
     if identity is None:
         return Refusal(401, "not_authenticated", "Not authenticated", "Log in, or send a valid bearer token.")
+    if not identity.may_read:
+        return Refusal(403, "forbidden", "Not allowed", "This token has not the scope 'read'.")
     return identity
 
 

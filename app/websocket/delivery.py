@@ -132,7 +132,7 @@ class Delivery:
 
     def _status(self, connection: Connection, view: UserView | None, now: float) -> list[str]:
         health = self._state.health
-        is_waiting = view is None and (connection.awaits_pnl or connection.awaits_positions)
+        is_waiting = view is None and (connection.wants_pnl or connection.wants_positions)
         if is_waiting and connection.waits_since is None:
             connection.waits_since = now
         is_overdue = is_waiting and now - (connection.waits_since or now) > SNAPSHOT_DEADLINE_S

@@ -44,7 +44,7 @@ def update(state: StreamState, interest: Interest, since: int, merged: int) -> s
     if not parts:
         return None
     return (
-        f'{{"type":"update",{_place(lane)},"event_ms":{event_ms or lane.event_ms or lane.as_of_ms},'
+        f'{{"type":"update",{_place(lane)},"event_ms":{event_ms or lane.event_ms},'
         f'"merged":{max(merged, 1)},{",".join(parts)}}}'
     )
 
@@ -157,8 +157,9 @@ def _unrealized(lane: Lane, row: Row) -> int | None:
 
 
 def _unpriced(lane: Lane, view: UserView) -> list[str]:
-    missing = (view.symbols - lane.mirror.priced) | view.foreign_symbols
-    return sorted(missing) if missing else []
+    if view.symbols <= lane.mirror.priced and not view.foreign_symbols:
+        return []
+    return sorted((view.symbols - lane.mirror.priced) | view.foreign_symbols)
 
 
 def _is_stale(lane: Lane, view: UserView) -> bool:
@@ -238,14 +239,17 @@ def _whole_row(lane: Lane, row: Row) -> str:
     value = _unrealized(lane, row)
     mark = lane.mirror.marks.get(row.symbol)
     is_stale = value is not None and mark is not None and (mark.is_stale or lane.is_silent)
-    moving = _moving_fields(row, value)
-    return json_text(row.statement | _mark_fields(lane, mark) | moving | {"is_stale": is_stale})
+    return _joined(row, _mark_fields(lane, mark) | _moving_fields(row, value) | {"is_stale": is_stale})
 
 
 def _closed_row(lane: Lane, row: Row) -> str:
     """A closed position: worth nothing, and all of its P&L is realised."""
     mark = lane.mirror.marks.get(row.symbol)
-    return json_text(row.statement | _mark_fields(lane, mark) | _moving_fields(row, 0) | {"is_stale": False})
+    return _joined(row, _mark_fields(lane, mark) | _moving_fields(row, 0) | {"is_stale": False})
+
+
+def _joined(row: Row, moving: dict[str, Any]) -> str:
+    return f"{row.statement},{json_text(moving)[1:]}"
 
 
 def _mark_fields(lane: Lane, mark: Mark | None) -> dict[str, Any]:

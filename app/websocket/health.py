@@ -16,13 +16,14 @@ class StreamHealth:
     ``version`` grows when clients must be told something new.
     """
 
-    def __init__(self, now: float) -> None:
+    def __init__(self) -> None:
         self.version = 0
-        self.prices_are_silent = False
+        # Silent until the first flush: what is found in the hash at the start may be hours old.
+        self.prices_are_silent = True
         self.pnl_is_late = False
         """Whether P&L of any shard with users here is."""
         self._feed = NO_FEED
-        self._prices_at = now
+        self._prices_at = float("-inf")
         self._bus_is_down = False
 
     def heard_prices(self, now: float) -> None:

@@ -31,7 +31,7 @@ class Lane:
         self.event_ms = 0
         self.is_late = False
         """Not heard for so long that nothing waits for it."""
-        self.is_silent = False
+        self.is_silent = True
         """Not heard for so long that what is known of it is stale; or prices are."""
         self.silenced = 0
         """The commit at which its P&L as a whole became stale, or stopped being so."""

@@ -105,7 +105,8 @@ class Row:
         self.realized_pnl = to_units(Decimal(update.statement["realized_pnl"]))
         self.counts = update.statement["settle_asset"] == currency
         """Whether it is in the totals: only what settles in the user's currency is."""
-        self.statement = update.statement
+        self.statement = json_text(update.statement)[:-1]
+        """What does not move with the price, as a JSON object without its end: a third of a dictionary."""
         self.changed = changed
         self.head = f'{{"position_id":{json_text(update.position_id)},"symbol":{json_text(update.symbol)},'
 

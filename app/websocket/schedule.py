@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from app.websocket.connection import PARKED, READY, Connection
 from app.websocket.delivery import Delivery
+from app.websocket.outlet import Outlet
 
 TURN_S = 0.005
 """The grain of the schedule."""
@@ -113,33 +114,39 @@ class Schedule:
                     self._make_ready(connection)
 
     def _serve_some(self) -> None:
+        """Build the frames of some connections, then send them.
+
+        In turns, one by one, the interpreter's code and the kernel's would drive
+        each other out of the processor's caches, which costs a sixth of the whole.
+        """
         started = self._clock()
         looked = min(_CHUNK, len(self._ready))
-        served = 0
+        outgoing: list[tuple[Outlet, list[bytes]]] = []
         for _ in range(looked):
-            served += self._serve(self._ready.popleft(), started)
+            self._look_at(self._ready.popleft(), started, outgoing)
+        for outlet, payloads in outgoing:
+            outlet.send(*payloads)
         took = self._clock() - started
-        if served:
-            self.cost_s = _smooth(self.cost_s, took / served)
+        if outgoing:
+            self.cost_s = _smooth(self.cost_s, took / len(outgoing))
         else:
             self.look_s = _smooth(self.look_s, took / looked)
 
-    def _serve(self, connection: Connection, now: float) -> bool:
-        """Give a connection what it is due. True if that was anything."""
+    def _look_at(self, connection: Connection, now: float, outgoing: list[tuple[Outlet, list[bytes]]]) -> None:
+        """Put what a connection is due, if anything, on the way."""
         if connection.is_closed:
             self.connections -= 1
-            return False
+            return
         if connection.outlet.is_full():
             self.skipped += 1
             self._rest(connection, now, self.interval_s(connection))
-            return False
+            return
         payloads = self._delivery.payloads(connection, now)
         if not payloads:
             self._pause(connection, now)
-            return False
-        connection.outlet.send(*payloads)
+            return
+        outgoing.append((connection.outlet, payloads))
         self._rest(connection, now, self.interval_s(connection))
-        return True
 
     def _pause(self, connection: Connection, now: float) -> None:
         """There was nothing for a connection: park it. With many, looking at all of them

@@ -1,5 +1,6 @@
 """Where the stream asks for what it does not keep: sessions and tokens, past events."""
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 
@@ -13,6 +14,8 @@ from app.repositories.events import EventRepository
 from app.websocket.admission import Identity, SessionsUnavailable
 from app.websocket.events import EventNotice, EventsUnavailable
 
+_LOOKED_UP_AT_ONCE = 20
+
 _TOKEN_LASTS_MS = 365 * 24 * 3600 * 1000
 """What ``session_expires_ms`` says of a token, which ends only by being removed."""
 
@@ -23,13 +26,16 @@ class StoredSessions:
     def __init__(self, store: SessionStore, database: AsyncEngine) -> None:
         self._store = store
         self._database = database
+        self._turns = asyncio.Semaphore(_LOOKED_UP_AT_ONCE)
 
     async def by_cookie(self, cookies: Mapping[str, str]) -> Identity | None:
         token = session_token(cookies)
         if token is None:
             return None
         try:
-            session = await self._store.resolve(token)
+            # A crowd that comes back waits for its turn here: in Redis's queue its deadlines would pass.
+            async with self._turns:
+                session = await self._store.resolve(token)
         except BusUnavailable as error:
             raise SessionsUnavailable(str(error)) from error
         return None if session is None else Identity(session.user_id, session.session_id, session.expires_ms)
@@ -43,7 +49,7 @@ class StoredSessions:
         if owner is None:
             return None
         expires_ms = time.time_ns() // 1_000_000 + _TOKEN_LASTS_MS
-        return Identity(owner.user_id, owner.token_id, expires_ms, is_token=True)
+        return Identity(owner.user_id, owner.token_id, expires_ms, is_token=True, may_read="read" in owner.scopes)
 
     async def is_alive(self, identity: Identity) -> bool:
         try:

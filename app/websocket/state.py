@@ -77,10 +77,12 @@ class StreamState:
         self.old_layouts = 0
 
         self._staged: deque[tuple[float, PriceFlush]] = deque()
+        self._missed: tuple[int, int] | None = None
+        """The flush that could not be taken over, for it followed something unknown."""
         self._expiring: list[tuple[int, str]] = []
         self._in_expiring: set[str] = set()
 
-        self.health = StreamHealth(now)
+        self.health = StreamHealth()
         self._doubtful: dict[int, Exception | None] = {}
 
     def lane_of(self, user_id: str) -> Lane:
@@ -133,30 +135,42 @@ class StreamState:
     def offer_prices(self, flush: PriceFlush, now: float) -> Literal["applied", "old", "gap"]:
         """Stage a price flush. ``gap``: it follows something unknown; :meth:`load_prices` first."""
         outcome = self.board.apply(flush)
+        if outcome == "gap":
+            self.price_gaps += 1
+            self._missed = (flush.epoch, flush.flush)
         if outcome != "applied":
-            self.price_gaps += outcome == "gap"
             return outcome
-        self.health.heard_prices(now)
-        if self.health.prices_are_silent:
-            self.check_silence(now)
+        self._heard_prices(flush.as_of_ms, now)
         self._staged.append((now, flush))
         if len(self._staged) > _MOST_STAGED or not any(lane.is_awaited for lane in self.lanes):
             self._commit_upto(self._newest_staged())
         return "applied"
 
     def load_prices(self, head: PriceHead | None, prices: Mapping[str, Price], now: float) -> None:
-        """Take over the price hash: at the start, and after a gap."""
+        """Take over the price hash: at the start, and after a gap.
+
+        It may be hours old. Only if it is what a flush announced does it end a silence.
+        """
         if head is None or (head.epoch, head.flush) < (self.board.epoch, self.board.flush):
             return
-        is_newer = (head.epoch, head.flush) > (self.board.epoch, self.board.flush)
         self.board.load(head, prices)
         self._staged.clear()
-        if is_newer:
-            self.health.heard_prices(now)
+        if self._missed is not None and (head.epoch, head.flush) >= self._missed:
+            self._missed = None
+            self._heard_prices(head.as_of_ms, now)
         changed = [price for symbol, price in prices.items() if self.prices.get(symbol) != price]
         self.prices = dict(prices)
         whole = [PriceFlush(head.epoch, head.flush, head.as_of_ms, 0, head.feed, changed)]
         self._commit(whole, self._take_over((lane, lane.take_waiting(None)) for lane in self.lanes))
+
+    def _heard_prices(self, as_of_ms: int, now: float) -> None:
+        self.health.heard_prices(now)
+        if self.health.prices_are_silent:
+            # What is known from before the silence is as old as that makes it.
+            self.as_of_ms = as_of_ms
+            for lane in self.lanes:
+                lane.as_of_ms = as_of_ms
+            self.check_silence(now)
 
     def offer_pnl(self, flush: PnlFlush, now: float) -> Literal["applied", "waiting", "old", "hole"]:
         """Commit a P&L flush with the price flushes it belongs to, once all shards that are awaited came as far.
@@ -242,7 +256,13 @@ class StreamState:
             return "old"
         if "hole" in outcomes:
             self._doubtful[lane.shard.number] = None
-        self._commit(self._take_staged(taken[-1].position), [(lane, flush) for flush in taken])
+        staged = self._take_staged(taken[-1].position)
+        if staged or taken[-1].position > lane.position or any(map(_has_content, taken)):
+            self._commit(staged, [(lane, flush) for flush in taken])
+        else:
+            # A mere heartbeat would use up a place, and without price flushes there are few.
+            lane.as_of_ms = max(lane.as_of_ms, taken[-1].as_of_ms)
+            self.as_of_ms = max(self.as_of_ms, taken[-1].as_of_ms)
         return outcomes[-1]
 
     def _commit_upto(self, upto: StreamPosition) -> None:
@@ -387,6 +407,10 @@ class StreamState:
 
 def _place(flush: PriceFlush) -> StreamPosition:
     return StreamPosition(flush.epoch, flush.flush)
+
+
+def _has_content(flush: PnlFlush) -> bool:
+    return bool(flush.users or flush.marks or flush.user_unrealized.slots or flush.row_unrealized.slots)
 
 
 def _encode_price(price: Price, is_stale: bool) -> str:

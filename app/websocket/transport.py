@@ -12,12 +12,15 @@ exact pin of uvicorn and the tests on real sockets.
 
 import asyncio
 from asyncio.transports import BaseTransport
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
 from app.domain.protocol import Close
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGISendEvent
 
 RAW_FRAMES = "tidemark.raw_frames"
 """The key in ``scope["extensions"]`` under which a :class:`RawWebSocket` offers itself."""
@@ -25,6 +28,7 @@ RAW_FRAMES = "tidemark.raw_frames"
 _WINDOW_S = 1.0
 _MOST_CONTROL_FRAMES = 10
 _MOST_FRAGMENTS = 100
+_UNREADABLE = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _LAST_WORDS_S = 2.0
 """How long a closing client has to take the close frame before the connection is cut."""
 
@@ -81,6 +85,19 @@ class RawWebSocket(WebSocketsSansIOProtocol):
         self.close_timer = self.loop.call_later(_LAST_WORDS_S, self.transport.abort)
 
     # The guard.
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # The handshake comes in one piece. uvicorn leaves the client of one that cannot be read waiting for ever.
+        if not self.handshake_initiated and self.conn.handshake_exc is not None and not self.transport.is_closing():
+            self.transport.write(_UNREADABLE)
+            self.transport.close()
+
+    async def send(self, message: "ASGISendEvent") -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and self.close_sent:
+            # A refusal completes the handshake too; uvicorn logs each as an error of the application.
+            self.handshake_complete = True
 
     def pause_writing(self) -> None:
         super().pause_writing()

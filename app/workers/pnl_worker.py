@@ -98,6 +98,7 @@ class PnlWorker:
         self._pace = PnlPace(time.monotonic())
         self._day = DayTurn()
         self._event_ms = 0
+        self._has_spoken = asyncio.Event()
         self._prices_are_lost = False
         self._bus_is_away = False
         self._shards_in_force = 0
@@ -236,6 +237,7 @@ class PnlWorker:
             self._note_bus(error)
         else:
             self._note_bus(None)
+        self._has_spoken.set()
 
     def _turn_day(self, as_of_ms: int) -> None:
         """Take everybody's base at the beginning of a UTC day."""
@@ -255,6 +257,9 @@ class PnlWorker:
         schedule = Schedule(_CACHE_EVERY_S)
         while True:
             await schedule.beat()
+            # Right behind a flush, so that the next one never waits for it.
+            self._has_spoken.clear()
+            await self._has_spoken.wait()
             # The cache is not fenced by the epoch: write only while nobody else can be active.
             if not self._leadership.is_certain:
                 continue

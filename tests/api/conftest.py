@@ -17,6 +17,7 @@ from sqlalchemy import text
 from starlette.types import Receive, Scope, Send
 
 from app.api.context import Web
+from app.api.market import Market
 from app.bus.messages import PriceFlush
 from app.bus.prices import PricePublisher, write_instruments
 from app.domain.instruments import Instrument
@@ -69,24 +70,30 @@ class MovingMarket:
 
     async def move(self, *, age_ms: int = 0, **prices: str) -> None:
         """Set prices, by symbol, that are ``age_ms`` old."""
-        self._flush += 1
         self.now_ms = time.time_ns() // 1_000_000
         fresh = self.now_ms - age_ms
-        flush = PriceFlush(
-            epoch=1,
-            flush=self._flush,
-            as_of_ms=self.now_ms,
-            ticks=len(prices),
-            feed=Feed(state="simulated", source="test", age_ms=0, simulated=True),
-            prices=[
+        await self._publish(
+            [
                 Price(symbol, Decimal(price), "mid", None, None, None, None, fresh, fresh, fresh)
                 for symbol, price in prices.items()
-            ],
+            ]
         )
-        await self._publisher.publish(flush)
         if self.web is not None:
-            web = self.web
-            await until(lambda: web.market.board.flush >= self._flush and not web.market.is_silent)
+            await self._arrive(self.web.market)
+
+    async def _arrive(self, market: Market) -> None:
+        """Go on as a price worker does, for who subscribed a moment too late hears only the next flush."""
+        async with asyncio.timeout(10):
+            while market.board.flush < self._flush or market.is_silent:
+                try:
+                    await until(lambda: market.board.flush >= self._flush and not market.is_silent, within_s=0.5)
+                except TimeoutError:
+                    await self._publish([])
+
+    async def _publish(self, prices: list[Price]) -> None:
+        self._flush += 1
+        feed = Feed(state="simulated", source="test", age_ms=0, simulated=True)
+        await self._publisher.publish(PriceFlush(1, self._flush, self.now_ms, len(prices), feed, prices))
 
 
 async def until(condition: Callable[[], bool], *, within_s: float = 10.0) -> None:

@@ -15,6 +15,7 @@ from app.bus import keys
 from app.bus.messages import SessionEnded
 from app.bus.subscription import Message, Resync, Subscription
 from app.repositories.database import transaction
+from app.websocket.sources import StoredSessions
 
 from .conftest import PASSWORD, Api
 
@@ -169,6 +170,18 @@ async def test_a_token_does_what_its_scopes_say(api: Api, alice: httpx2.AsyncCli
     assert (await trader.post("/api/v1/positions", json=body)).status_code == 201
     assert (await trader.get("/api/v1/auth/tokens")).status_code == 403
     assert await api.scalar("SELECT bool_and(length(token_hash) = 64) FROM api_tokens")
+
+
+@pytest.mark.parametrize(("scope", "may_read"), [("read", True), ("trade", False)])
+async def test_the_stream_is_told_whether_a_token_may_read(
+    api: Api, alice: httpx2.AsyncClient, scope: str, may_read: bool
+) -> None:
+    made = await alice.post("/api/v1/auth/tokens", json={"name": "bot", "scopes": [scope]})
+
+    identity = await StoredSessions(api.web.sessions, api.web.database).by_token(made.json()["token"])
+
+    assert identity is not None
+    assert identity.may_read is may_read
 
 
 async def test_a_removed_token_is_worthless_at_once(api: Api, alice: httpx2.AsyncClient) -> None:

@@ -1,5 +1,6 @@
 """Every kind of bad input gets its documented error, and changes nothing."""
 
+import base64
 import json
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from app.api.bodies import ProblemBody
 
-from .conftest import Api, OpenPosition
+from .conftest import PASSWORD, Api, OpenPosition
 
 POSITION = {"symbol": "BTCUSDT", "side": "long", "quantity": "1"}
 TRADE = {"symbol": "BTCUSDT", "side": "buy", "quantity": "1", "price": "100"}
@@ -111,6 +112,31 @@ async def test_bodies_that_are_not_one_clear_object_are_refused(
     alice: httpx2.AsyncClient, content: bytes, expected: tuple[int, str]
 ) -> None:
     assert problem(await ask(alice, "/api/v1/positions", content)) == expected
+
+
+async def test_a_body_that_cannot_be_read_is_refused_with_the_reason(alice: httpx2.AsyncClient) -> None:
+    for content, reason in [
+        (b'{"side": "long", "side": "short"}', "a name appears twice"),
+        (b'{"quantity": NaN}', "NaN is not JSON"),
+        (b"[" * 30_000, "nested too deeply"),
+        (b"{", "at character 1"),
+    ]:
+        answer = await ask(alice, "/api/v1/positions", content)
+        assert reason in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://[::1", "http://", "//"])
+async def test_an_origin_that_is_no_url_is_a_wrong_one(alice: httpx2.AsyncClient, origin: str) -> None:
+    answer = await alice.post("/api/v1/positions", json=POSITION, headers={"Origin": origin})
+
+    assert problem(answer) == (403, "wrong_origin")
+
+
+@pytest.mark.parametrize("host", ["[", "[::1", "", "a b"])
+async def test_a_host_that_is_no_host_is_no_bug(api: Api, host: str) -> None:
+    user = {"username": "stranger", "password": PASSWORD}
+    async with api.client() as visitor:
+        assert (await visitor.post("/api/v1/auth/register", json=user, headers={"Host": host})).status_code == 201
 
 
 async def test_a_body_that_hides_its_size_is_cut_off(alice: httpx2.AsyncClient) -> None:
@@ -227,6 +253,21 @@ async def test_a_closed_position_cannot_be_closed(alice: httpx2.AsyncClient, ope
     assert problem(await alice.post(url)) == (409, "position_closed")
 
 
+NO_ID = "00000000-0000-0000-0000-000000000000"
+NO_PLACES = [
+    ("2026-01-01T00:00:00Z", NO_ID.replace("0", "z")),
+    ("2026-01-01T00:00:00Z", NO_ID[:-1] + "\0"),
+    ("2026-01-01T00:00:00", NO_ID),
+    ("0001-01-01T00:00:00+23:59", NO_ID),
+    ("9999-12-31T23:59:59-23:59", NO_ID),
+]
+
+
+def cursor(at: str, id_: str) -> str:
+    """A cursor that this server could have given, were it not for what is in it."""
+    return base64.urlsafe_b64encode(json.dumps([at, id_]).encode()).decode().rstrip("=")
+
+
 async def test_wrong_queries_are_refused(alice: httpx2.AsyncClient) -> None:
     for path, params in [
         ("/api/v1/positions", {"limit": "0"}),
@@ -241,6 +282,7 @@ async def test_wrong_queries_are_refused(alice: httpx2.AsyncClient) -> None:
         ("/api/v1/positions", {"symbol": "BTC\u0000"}),
         ("/api/v1/positions", {"strategy": "a\u0000"}),
         ("/api/v1/trades", {"cursor": "WyIyMDI2LTAxLTAxVDAwOjAwOjAwWiIsIngiXQ"}),
+        *(("/api/v1/positions", {"cursor": cursor(at, id_)}) for at, id_ in NO_PLACES),
         ("/api/v1/trades", {"position_id": "1"}),
         ("/api/v1/symbols", {"market": "moon"}),
         ("/api/v1/symbols", {"cursor": "-1"}),
@@ -267,3 +309,4 @@ async def test_unknown_paths_and_methods_are_problems_too(alice: httpx2.AsyncCli
     assert "GET" in wrong_method.headers["allow"]
     assert problem(await alice.get("/api/v1/positions/")) == (404, "not_found")
     assert problem(await alice.get("/no/such/page")) == (404, "not_found")
+    assert problem(await alice.get("/api/v1/stream")) == (426, "upgrade_required")

@@ -29,6 +29,8 @@ async def test_a_search_puts_the_asset_itself_first(alice: httpx2.AsyncClient) -
     found = (await alice.get("/api/v1/symbols", params={"q": "btc", "market": "spot"})).json()["items"]
 
     assert [each["symbol"] for each in found] == ["BTCUSDT", "ETHBTC"]
+    found = (await alice.get("/api/v1/symbols", params={"q": "eth"})).json()["items"]
+    assert [each["symbol"] for each in found] == ["ETHUSDT", "ETHBTC"]
     assert (await alice.get("/api/v1/symbols", params={"market": "linear"})).json()["items"] == []
 
 

@@ -103,6 +103,17 @@ async def test_closing_updates_the_row_and_makes_none(
     assert await api.count("positions") == before
 
 
+async def test_closing_the_whole_leaves_nothing_however_many_digits_it_has(
+    api: Api, alice: httpx2.AsyncClient, open_position: OpenPosition
+) -> None:
+    position = await open_position(price="1", quantity="12345678901.123456789012345678")
+
+    closed = (await alice.post(f"/api/v1/positions/{position['position_id']}/close", json={"price": "1"})).json()
+
+    assert (closed["status"], closed["quantity"]) == ("closed", "0")
+    assert await api.count("positions") == 1
+
+
 async def test_closing_a_part_keeps_the_entry_price(alice: httpx2.AsyncClient, open_position: OpenPosition) -> None:
     position = await open_position(price="100", quantity="3")
 
@@ -193,6 +204,21 @@ async def test_a_repeated_close_gets_the_first_answer(alice: httpx2.AsyncClient,
     again = await alice.post(url, headers={"Idempotency-Key": "close-1"})
 
     assert (first.status_code, again.status_code) == (200, 200)
+    assert first.content == again.content
+
+
+async def test_a_repeated_opening_gets_the_first_answer_also_when_there_is_no_price_any_more(
+    api: Api, alice: httpx2.AsyncClient
+) -> None:
+    await api.market.move(SOLUSDT="20")
+    headers = {"Idempotency-Key": "k1"}
+    body = {"symbol": "SOLUSDT", "side": "long", "quantity": "1"}
+    first = await alice.post("/api/v1/positions", json=body, headers=headers)
+    await api.market.move(SOLUSDT="20", age_ms=60_000)
+
+    again = await alice.post("/api/v1/positions", json=body, headers=headers)
+
+    assert (first.status_code, again.status_code) == (201, 201)
     assert first.content == again.content
 
 

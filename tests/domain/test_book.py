@@ -381,6 +381,15 @@ def test_a_user_whose_total_lacks_a_price_has_no_base_for_the_day() -> None:
     assert book.day_bases() == {0: 30 * ONE}
 
 
+def test_a_load_that_began_before_midnight_does_not_bring_the_old_base_back() -> None:
+    book = book_of((position("p1"),), at=[price("BTCUSDT", "100")])
+    book.start_day({0: 1000})
+
+    book.upsert_user(user_book(position("p1"), ledger_seq=2, day_base=7))
+
+    assert book.holder(0).day_base == 1000
+
+
 def test_closed_figures_count_though_nothing_is_open() -> None:
     book = Book(STALE_AFTER_MS)
     book.upsert_user(user_book(closed=ClosedFigures(realized_pnl_gross=7, fees=2, funding=1)))

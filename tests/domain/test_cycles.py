@@ -69,6 +69,26 @@ def test_selling_all_with_a_fee_in_the_base_asset_leaves_the_fee_owed() -> None:
     assert (booked.opened.signed_qty, booked.opened.fees) == (Decimal("-0.001"), Decimal("0.11"))
 
 
+@pytest.mark.parametrize(("opening", "closing", "sign"), [("buy", "sell", 1), ("sell", "buy", -1)])
+def test_a_fill_that_only_its_fee_carries_through_zero_ends_the_cycle_exactly_flat(
+    opening: Side, closing: Side, sign: int
+) -> None:
+    held = apply_fill(BTCUSDT, FLAT, Fill(side=opening, quantity=Decimal(1), price=Decimal(100)))
+    fee = sign * Decimal("0.001")
+
+    booked = book_fill(
+        BTCUSDT,
+        held,
+        Fill(side=closing, quantity=Decimal("0.9995"), price=Decimal(110), fee=fee, fee_asset="BTC"),
+    )
+
+    assert booked.standing is not None
+    assert booked.opened is not None
+    assert (booked.standing.is_flat, booked.standing.realized_pnl_gross) == (True, sign * 10)
+    assert booked.standing.fees == sign * Decimal("0.055")
+    assert (booked.opened.signed_qty, booked.opened.fees) == (sign * Decimal("-0.0005"), sign * Decimal("0.055"))
+
+
 def test_what_could_not_be_summed_up_is_refused() -> None:
     with pytest.raises(TooLarge):
         book_fill(BTCUSDT, None, Fill(side="buy", quantity=MAX_VALUE, price=Decimal("1.01")))

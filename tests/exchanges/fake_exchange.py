@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import parse_qs
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
@@ -56,6 +57,8 @@ class FakeExchange:
         self.sessions: list[Session] = []
         self.rest: dict[str, tuple[int, dict[str, str], object]] = {}
         self.rest_calls: list[str] = []
+        self.asked_by_name: list[list[str]] = []
+        self.refuse_names = False
         self.attempts = 0
         self.refuse: tuple[int, dict[str, str]] | None = None
         self.ticks_at_once = True
@@ -103,18 +106,25 @@ class FakeExchange:
             yield self
 
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
-        path = request.path.partition("?")[0]
+        path, _, query = request.path.partition("?")
         if path.startswith("/api/"):
-            return self._answer_rest(path)
+            return self._answer_rest(path, parse_qs(query))
         self.attempts += 1
         if self.refuse is not None:
             status, headers = self.refuse
             return _response(status, headers, b"no")
         return None
 
-    def _answer_rest(self, path: str) -> Response:
+    def _answer_rest(self, path: str, query: dict[str, list[str]]) -> Response:
         self.rest_calls.append(path)
         status, headers, body = self.rest[path]
+        if "symbols" in query:
+            names = json.loads(query["symbols"][0])
+            self.asked_by_name.append(names)
+            if self.refuse_names:
+                return _response(400, {}, b'{"code":-1121,"msg":"Invalid symbol."}')
+            if status == 200 and isinstance(body, list):
+                body = [entry for entry in body if entry["symbol"] in names]
         return _response(status, headers, body if isinstance(body, bytes) else json.dumps(body).encode())
 
     async def _serve(self, socket: ServerConnection) -> None:

@@ -25,20 +25,23 @@ from tests.exchanges.waiting import eventually, running
 QUICK = Timing(
     open_s=2,
     ack_s=2,
-    first_data_s=1.5,
-    stale_s=1,
-    data_age_s=1.5,
+    first_data_s=0.8,
+    stale_s=0.4,
+    data_age_s=0.8,
     silence_s=30,
     close_s=0.2,
     backoff_base_s=0.05,
     backoff_cap_s=0.2,
     listing_gap_s=0.1,
     snapshot_gap_s=0.1,
+    ask_every_s=0.1,
     clock_every_s=0.5,
     linger_s=0.0,
 )
+# For tests that say a connection was kept: a busy machine must not make it look silent.
+PATIENT = msgspec.structs.replace(QUICK, first_data_s=60.0, data_age_s=60.0)
 WATCHED = frozenset({"BTCUSDT", "ETHUSDT", "SOLUSDT"})
-STALE_MS = 1_000
+STALE_MS = 400
 
 
 def now_ms() -> int:
@@ -74,7 +77,7 @@ class Followed:
         tick = Decimal(market.listing.tick) / 10**8
         bid = Decimal(market.bid) / 10**8 + 7 * tick
         ask = bid + 2 * tick
-        self.control("price", symbol=symbol, bid=f"{bid:.8f}", ask=f"{ask:.8f}", frozen=True)
+        self.freeze(symbol, bid, ask)
 
         def is_here() -> bool:
             self.drain()
@@ -83,6 +86,22 @@ class Followed:
 
         await eventually(is_here, 10.0)
         self.simulator.exchange.market(symbol).frozen = False
+
+    def freeze(self, symbol: str, bid: Decimal, ask: Decimal) -> None:
+        """Put a book in place over there, and keep it there."""
+        self.control("price", symbol=symbol, bid=f"{bid:.8f}", ask=f"{ask:.8f}", frozen=True)
+
+    def answer_no_questions(self) -> None:
+        self.control("rest", status=503)
+
+    async def is_confirmed_at(self, moment_ms: int, symbol: str = "BTCUSDT") -> None:
+        """Wait until a symbol is known to have been right at a moment or later."""
+
+        def is_confirmed() -> bool:
+            self.drain()
+            return self.prices[symbol].fresh_ms >= moment_ms
+
+        await eventually(is_confirmed, 10.0)
 
     async def is_stale(self, symbol: str = "BTCUSDT") -> None:
         def looks_old() -> bool:
@@ -138,9 +157,10 @@ async def test_a_connection_that_fails_is_replaced(action: str, detail: dict[str
         await followed.agrees()
 
 
-async def test_silence_makes_prices_stale_before_the_connection_is_replaced() -> None:
+async def test_silence_of_streams_and_rest_makes_prices_stale_before_the_connection_is_replaced() -> None:
     async with following() as followed:
         followed.control("stall", new=True)
+        followed.answer_no_questions()
         await followed.is_stale()
         followed.control("resume")
 
@@ -148,8 +168,9 @@ async def test_silence_makes_prices_stale_before_the_connection_is_replaced() ->
 
 
 async def test_a_stall_that_ends_in_a_burst_ends_in_the_right_price() -> None:
-    async with following(msgspec.structs.replace(QUICK, data_age_s=60.0)) as followed:
+    async with following(PATIENT) as followed:
         followed.control("blackhole")
+        followed.answer_no_questions()
         await followed.is_stale()
         followed.control("resume")
 
@@ -159,7 +180,7 @@ async def test_a_stall_that_ends_in_a_burst_ends_in_the_right_price() -> None:
 
 @pytest.mark.parametrize("action", ["duplicate", "reorder", "drop"])
 async def test_messages_twice_out_of_order_or_missing_end_in_the_right_price(action: str) -> None:
-    async with following() as followed:
+    async with following(PATIENT) as followed:
         followed.control(action, count=100)
         await asyncio.sleep(0.2)
 
@@ -169,7 +190,7 @@ async def test_messages_twice_out_of_order_or_missing_end_in_the_right_price(act
 
 @pytest.mark.parametrize("kind", ["truncated", "binary"])
 async def test_malformed_messages_are_counted_and_cost_nothing_else(kind: str) -> None:
-    async with following() as followed:
+    async with following(PATIENT) as followed:
         followed.control("malformed", kind=kind, count=20)
         await eventually(lambda: followed.ticks.rejected["malformed"] == 20, 10.0)
 
@@ -230,6 +251,39 @@ async def test_a_halted_symbol_is_listed_as_halted_after_the_next_reconnect() ->
         await eventually(lambda: followed.statuses.get("SOLUSDT") == "halted", 10.0)
 
 
+async def test_a_held_symbol_that_stands_still_stays_fresh_over_rest_and_is_stale_without() -> None:
+    async with following() as followed:
+        followed.freeze("BTCUSDT", Decimal(60_000), Decimal(60_001))
+        followed.control("rate", ticks_per_s=0)
+        await followed.is_confirmed_at(now_ms() + 3 * STALE_MS)
+        assert followed.prices["BTCUSDT"].price == Decimal("60000.5")
+
+        followed.answer_no_questions()
+        await followed.is_stale()
+        assert followed.prices["BTCUSDT"].price == Decimal("60000.5")
+
+
+async def test_prices_go_on_over_rest_while_streams_are_refused() -> None:
+    async with following() as followed:
+        followed.control("refuse", status=503)
+        followed.control("abort")
+        await eventually(lambda: not followed.spot.is_connected, 10.0)
+
+        await followed.agrees()
+        assert not followed.spot.is_connected
+
+
+async def test_a_halted_symbol_turns_stale_though_its_book_can_be_asked_for() -> None:
+    async with following(msgspec.structs.replace(QUICK, doubt_after_s=0.3, doubt_every_s=0.3)) as followed:
+        followed.control("halt", symbol="SOLUSDT")
+        await eventually(lambda: followed.statuses.get("SOLUSDT") == "halted", 10.0)
+        await followed.is_stale("SOLUSDT")
+        followed.control("halt", symbol="SOLUSDT", halted=False)
+
+        await followed.agrees("SOLUSDT")
+        assert followed.statuses["SOLUSDT"] == "trading"
+
+
 async def test_failing_rest_calls_do_not_stop_the_ticks() -> None:
     async with following() as followed:
         followed.control("rest", status=503)
@@ -240,8 +294,8 @@ async def test_failing_rest_calls_do_not_stop_the_ticks() -> None:
 
 async def test_a_day_passes_without_a_gap() -> None:
     """The exchange cuts every connection at the end of its life; ours is replaced before."""
-    timing = msgspec.structs.replace(QUICK, rotate_after_s=1.0)
-    async with following(timing, Rules(life_s=3.0, shutdown_notice_s=0.5)) as followed:
+    timing = msgspec.structs.replace(QUICK, rotate_after_s=0.5)
+    async with following(timing, Rules(life_s=1.5, shutdown_notice_s=0.25)) as followed:
         await eventually(lambda: followed.state["opened"] >= 4, 15.0)
 
         await followed.agrees()
@@ -249,12 +303,12 @@ async def test_a_day_passes_without_a_gap() -> None:
 
 async def test_symbols_spread_over_connections_all_tick() -> None:
     async with serve_simulator(ticks_per_s=2_000) as simulator:
-        followed = Followed(simulator, QUICK)
+        followed = Followed(simulator, PATIENT)
         followed.spot = BinanceSpot(
             rest_url=simulator.rest_url,
             stream_url=simulator.ws_url,
             now_ms=now_ms,
-            timing=QUICK,
+            timing=PATIENT,
             max_streams_per_connection=4,
         )
         followed.spot.watch(WATCHED)

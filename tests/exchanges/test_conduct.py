@@ -114,6 +114,13 @@ class TestWeights:
         assert budget.delay_s(1, 31.0) == 16.0
         assert budget.delay_s(1, 47.0) == 0.0
 
+    def test_a_clock_that_is_set_back_makes_no_wait_longer(self) -> None:
+        budget = WeightBudget()
+        budget.refused(429, 30.0, 100_000.0)
+
+        assert budget.delay_s(1, 89_200.0) == 30.0
+        assert budget.delay_s(1, 89_231.0) == 0.0
+
     def test_a_ban_without_a_time_lasts_two_minutes(self) -> None:
         assert WeightBudget().refused(418, None, 30.0) == 120.0
 

@@ -120,12 +120,12 @@ async def test_a_request_without_an_answer_ends_the_connection(exchange: FakeExc
 async def test_silence_ends_the_connection_but_pings_are_a_sign_of_life(
     exchange: FakeExchange, client: Connect
 ) -> None:
-    one = client(msgspec.structs.replace(PATIENT, silence_s=0.4))
+    one = client(msgspec.structs.replace(PATIENT, silence_s=0.3))
     async with running(one.connection.run()) as task:
         await eventually(one.connection.ready.is_set)
         for _ in range(10):
             await exchange.latest.socket.ping()
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.05)
         assert not task.done()
         await eventually(task.done)
         assert str(task.result()) == "no frame of any kind arrived"
@@ -141,7 +141,7 @@ async def test_a_pong_repeats_the_payload_of_its_ping(exchange: FakeExchange, cl
 
 
 async def test_control_messages_are_paced_and_pongs_count(exchange: FakeExchange, client: Connect) -> None:
-    window = 0.5
+    window = 0.3
     timing = msgspec.structs.replace(PATIENT, batch=1, control_window_s=window)
     one = client(timing, tuple(f"s{n}@bookTicker" for n in range(10)))
     async with running(one.connection.run()):

@@ -30,6 +30,28 @@ async def test_the_listing_the_prices_and_the_time_are_asked_for(exchange: FakeE
     assert await rest.quotes() == [SnapshotQuote("LTCBTC", "4.00000000", "4.00000200")]
 
 
+async def test_some_symbols_are_asked_for_by_name(exchange: FakeExchange, rest: BinanceRest) -> None:
+    books = [{"symbol": symbol, "bidPrice": "4.0", "askPrice": "5.0"} for symbol in ("LTCBTC", "ETHBTC", "BNBBTC")]
+    exchange.say("/api/v3/ticker/bookTicker", books)
+
+    quotes = await rest.quotes(["LTCBTC", "BNBBTC"])
+
+    assert [quote.symbol for quote in quotes] == ["LTCBTC", "BNBBTC"]
+    assert exchange.asked_by_name == [["LTCBTC", "BNBBTC"]]
+
+
+@pytest.mark.parametrize(("status", "is_bad_request"), [(400, True), (404, False), (429, False), (503, False)])
+async def test_a_question_that_was_wrong_is_told_from_an_exchange_that_fails(
+    exchange: FakeExchange, rest: BinanceRest, status: int, is_bad_request: bool
+) -> None:
+    exchange.say("/api/v3/ticker/bookTicker", {"code": -1121, "msg": "Invalid symbol."}, status)
+
+    with pytest.raises(RestUnavailable) as refused:
+        await rest.quotes(["GONEBTC"])
+
+    assert refused.value.is_bad_request is is_bad_request
+
+
 @pytest.mark.parametrize("status", [429, 418])
 async def test_after_a_refusal_nothing_is_asked_until_its_time_is_over(
     exchange: FakeExchange, rest: BinanceRest, status: int

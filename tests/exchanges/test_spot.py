@@ -31,12 +31,14 @@ QUICK = Timing(
     backoff_cap_s=0.1,
     connects=1000,
     control_window_s=0.05,
-    listing_gap_s=0.05,
+    listing_gap_s=0.03,
     listing_every_s=60,
     snapshot_gap_s=0.05,
+    ask_every_s=0.01,
     clock_every_s=60,
     linger_s=0.0,
 )
+STALE_MS = 5_000
 
 
 def now_ms() -> int:
@@ -46,8 +48,10 @@ def now_ms() -> int:
 class Followed:
     """A spot market, and what comes out of it."""
 
-    def __init__(self, exchange: FakeExchange, timing: Timing, max_streams: int) -> None:
-        self.ticks = Conflator(stale_after_ms=5_000)
+    def __init__(
+        self, exchange: FakeExchange, timing: Timing, max_streams: int, now_ms: Callable[[], int] = now_ms
+    ) -> None:
+        self.ticks = Conflator(stale_after_ms=STALE_MS)
         self.listed: list[Instrument] = []
         self.prices: dict[str, Price] = {}
         self.spot = BinanceSpot(
@@ -73,9 +77,12 @@ Follow = Callable[..., Any]
 def follow(exchange: FakeExchange) -> Follow:
     @asynccontextmanager
     async def start(
-        timing: Timing = QUICK, watch: tuple[str, ...] = (), max_streams: int = 300
+        timing: Timing = QUICK,
+        watch: tuple[str, ...] = (),
+        max_streams: int = 300,
+        now_ms: Callable[[], int] = now_ms,
     ) -> AsyncIterator[Followed]:
-        followed = Followed(exchange, timing, max_streams)
+        followed = Followed(exchange, timing, max_streams, now_ms)
         followed.spot.watch(set(watch))
         async with running(followed.spot.run(followed.ticks, followed.take_listing)):
             wanted = {"!miniTicker@arr", *(stream for symbol in watch for stream in close_streams(symbol))}
@@ -321,3 +328,183 @@ async def test_a_clock_that_is_off_over_there_makes_no_price_old(exchange: FakeE
         await eventually(lambda: followed.price("ADAUSDT"))
 
         assert not followed.prices["ADAUSDT"].is_stale(now_ms(), 5_000)
+
+
+class FakeClock:
+    """Starts now, and stands still until told."""
+
+    def __init__(self) -> None:
+        self.ms = now_ms()
+
+    def now_ms(self) -> int:
+        return self.ms
+
+
+def book(symbol: str, bid: str, ask: str) -> dict[str, str]:
+    return {"symbol": symbol, "bidPrice": bid, "askPrice": ask}
+
+
+BOOKS = "/api/v3/ticker/bookTicker"
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+async def is_asked(exchange: FakeExchange, symbols: list[str]) -> None:
+    """Wait for one more question for exactly these symbols."""
+    asked = len(exchange.asked_by_name)
+    await eventually(lambda: symbols in exchange.asked_by_name[asked:])
+
+
+async def settled(exchange: FakeExchange) -> None:
+    """Let what a new connection asks for be asked for: the prices and, twice, the listing."""
+    await eventually(lambda: "/api/v3/ticker/price" in exchange.rest_calls)
+    await asyncio.sleep(3 * QUICK.listing_gap_s)
+
+
+async def test_a_symbol_whose_book_stands_still_stays_fresh_because_it_is_asked_for(
+    exchange: FakeExchange, follow: Follow, clock: FakeClock
+) -> None:
+    exchange.say(BOOKS, [book("BTCUSDT", "100.0", "101.0"), book("ETHUSDT", "9.0", "9.5")])
+    async with follow(watch=("BTCUSDT",), now_ms=clock.now_ms) as followed:
+        await settled(exchange)
+        await send_quote(exchange.latest, "BTCUSDT", "100.0", "101.0", 7)
+        await eventually(lambda: followed.price("BTCUSDT") and not followed.ticks.silent(["BTCUSDT"], clock.ms))
+
+        for _ in range(4):
+            clock.ms += STALE_MS - 1
+            await is_asked(exchange, ["BTCUSDT"])
+            await eventually(lambda: followed.price("BTCUSDT") and followed.prices["BTCUSDT"].fresh_ms == clock.ms)
+
+        assert followed.price("BTCUSDT") == Decimal("100.5")
+        assert exchange.asked_by_name.count(["BTCUSDT"]) == len(exchange.asked_by_name)
+
+
+@pytest.mark.parametrize(("status", "headers"), [(503, {}), (429, {"Retry-After": "600"})])
+async def test_a_symbol_whose_book_stands_still_is_stale_when_rest_does_not_answer(
+    exchange: FakeExchange, follow: Follow, clock: FakeClock, status: int, headers: dict[str, str]
+) -> None:
+    exchange.say(BOOKS, [book("BTCUSDT", "100.0", "101.0")])
+    async with follow(watch=("BTCUSDT",), now_ms=clock.now_ms) as followed:
+        await settled(exchange)
+        await eventually(lambda: followed.price("BTCUSDT"))
+        exchange.say(BOOKS, {"code": -1003}, status, headers)
+        asked = len(exchange.rest_calls)
+        clock.ms += STALE_MS + 1
+        await eventually(lambda: BOOKS in exchange.rest_calls[asked:])
+        await asyncio.sleep(0.2)  # many times the pace of asking and the back-off
+
+        assert followed.price("BTCUSDT") == Decimal("100.5")
+        assert followed.prices["BTCUSDT"].is_stale(clock.ms, STALE_MS)
+        if status == 429:
+            assert exchange.rest_calls[asked:].count(BOOKS) == 1, "it was told to wait"
+
+
+async def test_nothing_is_asked_for_while_the_weight_is_used_up(
+    exchange: FakeExchange, follow: Follow, clock: FakeClock
+) -> None:
+    async with follow(watch=("BTCUSDT",), now_ms=clock.now_ms) as followed:
+        await settled(exchange)
+        used_up = {"X-MBX-USED-WEIGHT-1M": "4198"}
+        exchange.say(BOOKS, [book("BTCUSDT", "100.0", "101.0")], headers=used_up)
+        exchange.latest.socket.transport.abort()
+        await eventually(lambda: followed.price("BTCUSDT"))
+        asked = exchange.rest_calls.count(BOOKS)
+        for _ in range(10):
+            clock.ms += STALE_MS - 1
+            await asyncio.sleep(0.03)  # three times the pace of asking
+
+        # One more if a minute of the exchange, and with it a new allowance, begins meanwhile.
+        assert exchange.rest_calls.count(BOOKS) <= asked + 1
+
+
+async def test_symbols_that_stream_are_not_asked_for(exchange: FakeExchange, follow: Follow, clock: FakeClock) -> None:
+    exchange.say(BOOKS, [book("BTCUSDT", "100.0", "101.0"), book("ETHUSDT", "9.0", "9.5")])
+    async with follow(watch=("BTCUSDT", "ETHUSDT"), now_ms=clock.now_ms) as followed:
+        await settled(exchange)
+        await eventually(lambda: followed.price("BTCUSDT") and followed.price("ETHUSDT"))
+        exchange.asked_by_name.clear()
+        clock.ms += STALE_MS // 2
+        await send_quote(exchange.latest, "ETHUSDT", "9.1", "9.5", 7)
+        await eventually(lambda: followed.price("ETHUSDT") == Decimal("9.3"))
+        clock.ms += 1
+        await is_asked(exchange, ["BTCUSDT"])
+
+        assert exchange.asked_by_name == [["BTCUSDT"]]
+
+
+async def test_a_name_that_is_refused_costs_the_others_nothing(
+    exchange: FakeExchange, follow: Follow, clock: FakeClock
+) -> None:
+    exchange.say(BOOKS, [book("BTCUSDT", "100.0", "101.0")])
+    async with follow(watch=("BTCUSDT", "ETHUSDT"), now_ms=clock.now_ms) as followed:
+        await settled(exchange)
+        await eventually(lambda: followed.price("BTCUSDT"))
+        exchange.refuse_names = True
+        clock.ms += STALE_MS - 1
+        await eventually(lambda: followed.price("BTCUSDT") and followed.prices["BTCUSDT"].fresh_ms == clock.ms)
+
+
+@pytest.mark.parametrize("status", ["HALT", "BREAK"])
+async def test_a_halt_is_seen_soon_though_nothing_is_streamed_and_its_price_is_not_fresh_any_more(
+    exchange: FakeExchange, follow: Follow, clock: FakeClock, status: str
+) -> None:
+    exchange.say(BOOKS, [book("BTCUSDT", "100.0", "101.0")])
+    async with follow(watch=("BTCUSDT",), now_ms=clock.now_ms) as followed:
+        await settled(exchange)
+        await eventually(lambda: followed.price("BTCUSDT"))
+        exchange.list_symbols(listed("BTCUSDT", status))
+        if status == "BREAK":
+            exchange.say(BOOKS, [book("BTCUSDT", "0.00000000", "0.00000000")])
+        clock.ms += 59_000
+        await is_asked(exchange, ["BTCUSDT"])
+        await asyncio.sleep(3 * QUICK.listing_gap_s)
+        assert [each.status for each in followed.listed if each.symbol == "BTCUSDT"] == ["trading"]
+        clock.ms += 1_000
+        await eventually(lambda: [each.status for each in followed.listed] == ["halted"])
+
+        assert followed.price("BTCUSDT") == Decimal("100.5")
+        assert followed.prices["BTCUSDT"].is_stale(clock.ms, STALE_MS)
+        asked = len(exchange.asked_by_name)
+        clock.ms += STALE_MS
+        await asyncio.sleep(0.1)
+        assert len(exchange.asked_by_name) == asked
+
+
+async def test_a_halted_symbol_that_ticks_again_is_live_once_the_listing_says_so(
+    exchange: FakeExchange, follow: Follow, clock: FakeClock
+) -> None:
+    exchange.list_symbols(listed("BTCUSDT", "HALT"))
+    exchange.say(BOOKS, [book("BTCUSDT", "100.0", "101.0")])
+    async with follow(watch=("BTCUSDT",), now_ms=clock.now_ms) as followed:
+        await settled(exchange)
+        await eventually(lambda: followed.price("BTCUSDT"))
+        assert followed.prices["BTCUSDT"].is_stale(clock.ms, STALE_MS)
+        exchange.list_symbols(listed("BTCUSDT"))
+        clock.ms += 1
+        await send_quote(exchange.latest, "BTCUSDT", "102.0", "103.0", 7)
+        await eventually(lambda: followed.listed[0].status == "trading")
+
+        assert followed.price("BTCUSDT") == Decimal("102.5")
+        assert not followed.prices["BTCUSDT"].is_stale(clock.ms, STALE_MS)
+
+
+async def test_prices_go_on_over_rest_while_the_streams_are_down_and_the_market_is_not_live(
+    exchange: FakeExchange, follow: Follow, clock: FakeClock
+) -> None:
+    exchange.say(BOOKS, [book("BTCUSDT", "99.0", "100.0")])
+    async with follow(watch=("BTCUSDT",), now_ms=clock.now_ms) as followed:
+        await settled(exchange)
+        exchange.refuse = (503, {})
+        exchange.latest.socket.transport.abort()
+        await eventually(lambda: not followed.spot.is_connected)
+        streamed_ms = followed.ticks.newest_ms
+        for bid, ask in (("100.0", "101.0"), ("102.0", "103.0"), ("102.0", "103.0")):
+            exchange.say(BOOKS, [book("BTCUSDT", bid, ask)])
+            clock.ms += STALE_MS - 1
+            await eventually(lambda: followed.price("BTCUSDT") and followed.prices["BTCUSDT"].fresh_ms == clock.ms)
+
+        assert followed.price("BTCUSDT") == Decimal("102.5")
+        assert (followed.ticks.newest_ms, followed.ticks.newest_asked_ms) == (streamed_ms, clock.ms)

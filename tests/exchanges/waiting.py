@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 
-async def eventually(condition: Callable[[], object], deadline_s: float = 5.0) -> None:
+async def eventually(condition: Callable[[], object], deadline_s: float = 20.0) -> None:
     """Wait until a condition holds. Raises TimeoutError when it does not in time."""
     async with asyncio.timeout(deadline_s):
         while not condition():

@@ -34,14 +34,20 @@ class KnownSessions:
 
     def __init__(self) -> None:
         self.users = {"alice-1": "alice", "alice-2": "alice", "bob-1": "bob"}
+        self.blind = {"eve-1": "eve"}
+        """Tokens that may do something, but not read."""
         self.is_reachable = True
         self.expires_ms = FOREVER_MS
         self.asked = 0
+        self.answers_after_s = 0.0
 
     async def by_cookie(self, cookies: Mapping[str, str]) -> Identity | None:
+        await asyncio.sleep(self.answers_after_s)
         return self._find(cookies.get("tidemark", ""))
 
     async def by_token(self, token: str) -> Identity | None:
+        if token in self.blind:
+            return Identity(self.blind[token], token, self.expires_ms, is_token=True, may_read=False)
         return self._find(token)
 
     async def is_alive(self, identity: Identity) -> bool:

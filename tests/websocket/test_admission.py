@@ -1,5 +1,7 @@
 """Who may connect: decided before the handshake is answered."""
 
+import asyncio
+
 import pytest
 from redis.asyncio import Redis
 from websockets.exceptions import InvalidStatus
@@ -53,6 +55,10 @@ class TestOrigin:
         client = await server.open(None, origin=None, additional_headers={"Authorization": "Bearer bob-1"})
         assert (await client.next())["user_id"] == "bob"
 
+    async def test_a_bearer_token_that_may_not_read_may_not(self, server: Server) -> None:
+        headers = {"Authorization": "Bearer eve-1"}
+        assert await refused(server, None, origin=None, additional_headers=headers) == 403
+
     async def test_a_bearer_token_from_a_foreign_origin_may_not(self, server: Server) -> None:
         headers = {"Authorization": "Bearer bob-1"}
         assert await refused(server, None, origin="https://evil.example", additional_headers=headers) == 403
@@ -105,6 +111,14 @@ class TestLimits:
         async with serving(redis, limits=StreamLimits(max_connections_per_ip=1)) as server:
             await server.connect("alice-1")
             assert await refused(server, "bob-1") == 429
+
+    async def test_a_crowd_at_once_gets_no_more_in_than_one_by_one(self, redis: Redis) -> None:
+        async with serving(redis, limits=StreamLimits(max_connections_per_ip=5)) as server:
+            server.sessions.answers_after_s = 0.05
+            answers = await asyncio.gather(*(server.open("alice-1") for _ in range(20)), return_exceptions=True)
+
+            assert sum(isinstance(answer, Client) for answer in answers) == 5
+            assert len(server.stream.manager) == 5
 
     async def test_a_draining_server_takes_nobody_in(self, server: Server) -> None:
         await server.stream.drain(0)

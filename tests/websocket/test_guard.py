@@ -3,11 +3,13 @@
 import asyncio
 import base64
 import json
+import logging
 import os
 import socket
 
 import pytest
 from redis.asyncio import Redis
+from websockets.exceptions import InvalidStatus
 
 from app.domain.protocol import SUBPROTOCOL, Close
 from app.websocket.limits import StreamLimits
@@ -128,6 +130,26 @@ async def test_a_client_that_is_only_slow_stays_and_gets_newer_values(redis: Red
             seen.append(update["prices"][0]["price"])
         assert len(seen) < 50
         assert len(server.stream.manager) == 1
+
+
+@pytest.mark.parametrize(
+    "header", [b"X: " + b"y" * 10_000, b"\r\n".join([b"X: y"] * 200)], ids=["a long line", "many lines"]
+)
+async def test_a_handshake_that_cannot_be_read_is_refused(server: Server, header: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"GET /api/v1/stream HTTP/1.1\r\nHost: here\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" + header)
+    writer.write(b"\r\n\r\n")
+    async with asyncio.timeout(5):
+        answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_a_refused_handshake_is_no_error_in_the_log(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(InvalidStatus), caplog.at_level(logging.ERROR, logger="uvicorn.error"):
+        await server.open("nobody")
+    assert caplog.records == []
 
 
 async def test_a_ping_flood_is_cut_off(server: Server) -> None:

@@ -31,7 +31,9 @@ class Split:
 
     def __init__(self, *users: str, layout: int = 1, shards: int = 2) -> None:
         self.state = StreamState(stale_after_ms=5000, is_wanted=lambda user: True, now=0.0)
-        self.state.load_prices(PriceHead(7, 1, T0, LIVE), {}, 0.0)
+        self.state.load_prices(PriceHead(7, 0, T0, LIVE), {}, 0.0)
+        self.state.offer_prices(price_flush(1, as_of_ms=T0), 0.0)
+        self.state.commit_overdue(STAGING_S)
         self.layout, self.shards = layout, shards
         self.sequences = dict.fromkeys(range(shards), 0)
         for user in users or (ADA, BOB):
@@ -262,7 +264,7 @@ class TestLayout:
         split.say(1, 1, [bob()], ETH, revision=5)
         before, steps = split.place(BOB), split.state.lane_of(BOB).step
         one = Split(layout=2, shards=1)
-        split.state.offer_pnl(one.said(0, 1, [], {}), 0.1)
+        split.state.offer_pnl(one.said(0, 1, [bob()], ETH, full=True), 0.1)
 
         assert split.place(BOB) > before
         assert split.state.lane_of(BOB).step > steps

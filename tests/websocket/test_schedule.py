@@ -52,7 +52,9 @@ class Room:
 
     def __init__(self) -> None:
         self.state = StreamState(stale_after_ms=5000, is_wanted=lambda user: True, now=0.0)
-        self.state.load_prices(PriceHead(7, 1, 1, LIVE), {}, 0.0)
+        self.state.load_prices(PriceHead(7, 0, 1, LIVE), {}, 0.0)
+        self.state.offer_prices(price_flush(1), 0.0)
+        self.state.commit_overdue(1.0)
         self.state.check_silence(1.5)
         self.delivery = CountingDelivery(self.state)
         self.schedule = Schedule(self.delivery, time.monotonic)

@@ -19,9 +19,11 @@ T0 = 1_000_000
 
 
 def state_at_flush(flush: int = 1, *, now: float = 0.0) -> StreamState:
-    """A state that is just loaded at a flush without prices."""
+    """A state that has just heard a flush without prices."""
     state = StreamState(stale_after_ms=5000, is_wanted=lambda user: True, now=now)
-    state.load_prices(PriceHead(7, flush, T0, LIVE), {}, now)
+    state.load_prices(PriceHead(7, flush - 1, T0, LIVE), {}, 0.0)
+    state.offer_prices(price_flush(flush, as_of_ms=T0), now)
+    state.commit_overdue(now + STAGING_S)
     return state
 
 
@@ -86,22 +88,33 @@ class TestStaging:
         assert state.board.prices["BTCUSDT"].price == Decimal("67000.15")
 
     def test_late_pnl_still_moves_the_stream_forward(self) -> None:
-        state = state_at_flush()
+        state, trader = state_with_alice()
         state.offer_prices(price_flush(2), 0.0)
         state.commit_overdue(1.0)
-        state.offer_pnl(pnl_flush(1, 2), 1.1)
+        state.offer_pnl(pnl_flush(2, 2, [trader], PRICES), 1.1)
         assert state.position == StreamPosition(7, 2, 1)
-        state.offer_pnl(pnl_flush(2, 2, revision=1), 1.2)
+        state.offer_pnl(pnl_flush(3, 2, [trader], PRICES, revision=1), 1.2)
         assert state.position == StreamPosition(7, 2, 2)
 
     def test_the_sequence_never_repeats_even_when_a_flush_runs_out_of_revisions(self) -> None:
-        state = state_at_flush()
+        state, trader = state_with_alice()
         seen = set()
-        for sequence in range(1, 150):
-            state.offer_pnl(pnl_flush(sequence, 1), 0.0)
+        for sequence in range(2, 150):
+            state.offer_pnl(pnl_flush(sequence, 1, [trader], PRICES), 0.0)
             seen.add((state.step, state.position.seq))
         assert len({step for step, _ in seen}) == len({seq for _, seq in seen})
         assert max(seq for _, seq in seen) == 199
+
+    def test_heartbeats_use_no_place_up_so_changes_show_however_long_no_prices_come(self) -> None:
+        state, trader = state_with_alice()
+        for sequence in range(2, 202):
+            state.offer_pnl(pnl_flush(sequence, 1), 0.5)
+        before = state.step
+
+        trader.ledger_seq = 2
+        state.offer_pnl(pnl_flush(202, 1, users=[trader.update(full=False)], revision=1), 0.5)
+
+        assert state.step == before + 1
 
     def test_a_gap_is_reported_and_the_hash_heals_it(self) -> None:
         state = state_at_flush()
@@ -165,6 +178,21 @@ class TestStaleness:
         assert [row["is_stale"] for row in frame["positions"]] == [True, True]
         assert state.health.feed() == Feed(state="down", source="binance", age_ms=None)
         assert not state.check_silence(4.0)
+
+    def test_what_is_found_at_the_start_is_not_live_before_the_first_flush(self) -> None:
+        state = StreamState(stale_after_ms=5000, is_wanted=lambda user: True, now=0.0)
+        old = price("BTCUSDT", "1", fresh_ms=T0)
+        state.load_prices(PriceHead(7, 1, T0, LIVE), {"BTCUSDT": old}, 0.0)
+        watched = state.watch("BTCUSDT")
+        assert (watched.is_stale, state.health.feed().state) == (True, "down")
+
+        state.offer_prices(price_flush(2, as_of_ms=T0 + 7_200_000), 0.1)
+        assert watched.is_stale
+        state.offer_prices(
+            price_flush(3, [price("BTCUSDT", "2", fresh_ms=T0 + 7_200_000)], as_of_ms=T0 + 7_200_100), 0.2
+        )
+        state.commit_overdue(0.4)
+        assert (watched.is_stale, state.health.feed().state) == (False, "live")
 
     def test_the_first_flush_after_a_silence_makes_everything_fresh_again(self) -> None:
         state, _ = state_with_alice()

@@ -271,6 +271,16 @@ class TestPnl:
         assert status["degraded"] == ["pnl"]
         assert all(frame["type"] != "snapshot" for frame in client.frames)
 
+    async def test_a_user_who_is_not_told_about_any_more_is_degraded_not_quietly_frozen(self, server: Server) -> None:
+        client = await pnl_subscriber(server)
+        keeper = asyncio.create_task(keep_flushing(server))
+        try:
+            server.stream.state.mirror.desynchronise()
+            status = await client.next("status")
+        finally:
+            keeper.cancel()
+        assert status["degraded"] == ["pnl"]
+
     async def test_silence_of_the_price_worker_is_told_and_marks_everything_stale(self, server: Server) -> None:
         client = await pnl_subscriber(server)
         await client.ask("subscribed", type="subscribe", id=1, channel="prices", symbols=["BTCUSDT"])

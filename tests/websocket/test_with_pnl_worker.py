@@ -59,7 +59,8 @@ class Pair:
         before = self.state.ordinal
         self.flush += 1
         moment = now_ms()
-        told = self.publication.compose(StreamPosition(7, self.flush), as_of_ms=moment, event_ms=moment)
+        event_ms = moment if self.book.prices.known else 0
+        told = self.publication.compose(StreamPosition(7, self.flush), as_of_ms=moment, event_ms=event_ms)
         for _, message in told:
             outcome = self.state.offer_pnl(decode_pnl_flush(encode_pnl_flush(message)), 0.0)
             assert outcome == "applied"
@@ -96,6 +97,14 @@ def test_totals_and_rows_are_the_plain_arithmetic_over_many_flushes() -> None:
         rows |= {row["position_id"]: Decimal(row["unrealized_pnl"]) for row in frame["positions"]}
         assert frame["pnl"]["unrealized_pnl"] == pair.expected()
         assert sum(rows.values()) == Decimal(frame["pnl"]["unrealized_pnl"])
+
+
+def test_before_any_price_no_moment_of_the_exchange_is_told() -> None:
+    pair = Pair()
+    pair.load(position("p1", "BTCUSDT", "0.5", "64000"))
+
+    assert pair.update(pair.tell())["event_ms"] == 0
+    assert pair.update(pair.price({"BTCUSDT": "65000"}))["event_ms"] > 0
 
 
 def test_opening_and_closing_are_told_whole() -> None:

@@ -13,10 +13,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import uvloop
 from redis.asyncio import Redis
 from websockets.asyncio.client import ClientConnection, connect
 
-from app.asgi_worker import raise_descriptor_limit
+from app.asgi_worker import listeners_for_crowds, raise_descriptor_limit
 from app.bus.sessions import SessionStore
 from app.domain.protocol import SUBPROTOCOL, Close
 from app.websocket.descriptors import connections_permitted
@@ -174,3 +175,37 @@ def test_the_soft_limit_of_file_descriptors_is_raised_to_the_hard_one(
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert soft == hard
+
+
+def test_a_crowd_is_let_in_many_at_a_turn_of_the_event_loop() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
+        assert uvloop.run(_turns_to_accept(64, [listener])) >= 64, "uvloop accepts more now: one listener would do"
+        crowd = listeners_for_crowds([listener])
+        assert uvloop.run(_turns_to_accept(64, crowd)) <= 64 // 4
+        for each in crowd:
+            each.close()
+
+
+async def _turns_to_accept(count: int, listeners: list[socket.socket]) -> int:
+    """How many turns of the running loop it takes to accept so many clients that wait."""
+    loop = asyncio.get_running_loop()
+    accepted: list[asyncio.BaseTransport] = []
+
+    class Guest(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            accepted.append(transport)
+
+    clients = [socket.create_connection(listeners[0].getsockname()) for _ in range(count)]
+    servers = [await loop.create_server(Guest, sock=listener.dup()) for listener in listeners]
+    turns = 0
+    while len(accepted) < count:
+        turns += 1
+        await asyncio.sleep(0)
+    for server in servers:
+        server.close()
+    for transport in accepted:
+        transport.close()
+    for client in clients:
+        client.close()
+    await asyncio.gather(*(server.wait_closed() for server in servers))
+    return turns

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
@@ -26,7 +27,7 @@ from app.repositories.accounts import AccountRepository
 from app.repositories.fills import Holder, record_fill
 from app.repositories.positions import PositionRepository
 from app.repositories.users import UserRepository
-from app.websocket.mirror import PnlMirror
+from app.websocket.mirror import PnlMirror, Row
 from app.workers.pnl_worker import run_pnl_worker
 from tests.domain.books import instrument
 
@@ -216,6 +217,12 @@ async def until(condition: Callable[[], object], *, within_s: float = 8.0) -> No
     async with asyncio.timeout(within_s):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+def statement_of(row: Row) -> dict[str, Any]:
+    """What a web process keeps of a position beside its moving figures."""
+    decoded: dict[str, Any] = msgspec.json.decode(row.statement + "}")
+    return decoded
 
 
 async def cached(redis: "Redis", trader: Trader) -> dict[str, object]:

@@ -28,6 +28,7 @@ from tests.domain.books import (
     price,
     user_book,
 )
+from tests.workers.desk import statement_of
 
 ONE = 10**18
 
@@ -400,7 +401,7 @@ class Storm:
     def _check_user(self, mirror: PnlMirror, user_id: str) -> None:
         view = mirror.users[user_id]
         plain = plain_totals(self.held[user_id].values(), self.known)
-        told = {row.statement["position_id"]: row for row in view.rows.values()}
+        told = {statement_of(row)["position_id"]: row for row in view.rows.values()}
         values = [mirror.row_unrealized.value(row.slot) for row in told.values()]
         assert total_of(mirror, user_id) == plain.unrealized_pnl == sum(value or 0 for value in values)
         assert view.ledger_seq == self.seqs[user_id]

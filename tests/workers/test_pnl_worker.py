@@ -19,7 +19,7 @@ from app.repositories.database import create_engine
 from app.workers.leadership import LeaseLost
 from app.workers.pnl_worker import ROLE
 from tests.domain.books import instrument
-from tests.workers.desk import Market, Trader, WebInstance, cached, listening, until, working
+from tests.workers.desk import Market, Trader, WebInstance, cached, listening, statement_of, until, working
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ async def test_positions_of_the_database_are_told_with_their_worth(
         await until(lambda: web.total(trader) == Decimal("19.5"))
 
     view = web.mirror.users[trader.user_id]
-    assert [row.statement["entry_price"] for row in view.rows.values()] == ["90"]
+    assert [statement_of(row)["entry_price"] for row in view.rows.values()] == ["90"]
     assert view.ledger_seq == 1
 
 
@@ -211,13 +211,20 @@ async def test_a_cut_connection_to_redis_heals(
         await until(lambda: web.total(trader) == Decimal(29))
 
 
+async def cut_off_worker(redis: Redis) -> None:
+    """End the worker's subscription and not the instance's, which is to one channel."""
+    workers = [client["id"] for client in await redis.client_list("pubsub") if int(client["sub"]) > 1]
+    assert len(workers) == 1
+    await redis.client_kill_filter(_id=workers[0])
+
+
 async def test_asking_again_is_not_lost_with_the_connection(
     engine: AsyncEngine, redis: Redis, trader: Trader, market: Market, web: WebInstance
 ) -> None:
     await trader.trade("buy", "2", "90")
     async with working(engine, redis), market.beating():
         await until(lambda: web.total(trader) == Decimal("19.5"))
-        await redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await cut_off_worker(redis)
         web.mirror.desynchronise()
         await web.interest.reset()  # while nobody listens
         await until(lambda: web.total(trader) == Decimal("19.5"))

@@ -18,6 +18,7 @@ class WeightBudget:
         self._minute = -1
         self._used = 0
         self._closed_until = 0.0
+        self._latest = 0.0
 
     def learn_limit(self, limit: int) -> None:
         """Take over the limit that the exchange states."""
@@ -55,6 +56,10 @@ class WeightBudget:
         return (self._minute + 1) * _WINDOW_S
 
     def _turn(self, now: float) -> None:
+        if now < self._latest:
+            # The clock was set back: what is left to wait stays what it was.
+            self._closed_until -= self._latest - now
+        self._latest = now
         minute = int(now // _WINDOW_S)
         if minute != self._minute:
             self._minute = minute
