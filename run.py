@@ -82,12 +82,16 @@ def price_worker() -> None:
 
 
 @cli.command("pnl-worker")
-def pnl_worker() -> None:
-    """Value every user's positions and publish the results; several stand by for one another."""
+def pnl_worker(
+    shards: Annotated[
+        int | None, typer.Option(help="Into how many parts users are split (TIDEMARK_PNL_SHARDS).", min=1, max=64)
+    ] = None,
+) -> None:
+    """Value users' positions and publish the results; each part needs one of these, more stand by for any."""
     from app.entry import pnl_worker as entry
     from app.entry.configuration import load_settings
 
-    entry.main(load_settings())
+    entry.main(load_settings(pnl_shards=shards))
 
 
 @cli.command()

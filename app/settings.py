@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 from pydantic import AliasChoices, Field, PositiveInt, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.domain.shards import MOST_SHARDS
+
 
 class Settings(BaseSettings):
     """The configuration of one process."""
@@ -53,6 +55,8 @@ class Settings(BaseSettings):
     stale_after_ms: Annotated[int, Field(ge=500, le=600_000)] = 5000
     lease_ttl_ms: Annotated[int, Field(ge=500, le=60_000)] = 3000
     pnl_cache_ttl_s: PositiveInt = 60
+    pnl_shards: Annotated[int, Field(ge=1, le=MOST_SHARDS)] = 1
+    """Into how many parts the users are split; each needs a P&L worker of its own."""
     reporting_currency: str = "USDT"
 
     stream_max_hz: Annotated[float, Field(gt=0, le=50)] = 10.0

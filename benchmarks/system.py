@@ -17,6 +17,7 @@ from app.bus import keys
 from app.bus.connection import connect
 from app.bus.interest import live_instances
 from app.bus.prices import read_instruments, read_prices
+from app.domain.shards import EVERYBODY
 from app.embedded.postgres import EmbeddedPostgres
 from app.embedded.redis import EmbeddedRedis
 from app.embedded.tether import tethered
@@ -125,7 +126,7 @@ class System:
         redis = self.connect_redis()
 
         async def is_loaded() -> bool:
-            return bool(await redis.exists(keys.HELD_SYMBOLS))
+            return bool(await redis.exists(keys.held_symbols(EVERYBODY.name)))
 
         started = time.monotonic()
         try:

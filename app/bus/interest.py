@@ -16,6 +16,7 @@ from redis.asyncio.client import Pipeline
 from app.bus import keys
 from app.bus.connection import deadline
 from app.bus.messages import Interest
+from app.domain.shards import Shard
 
 TTL_S = 15
 """How long an instance counts as alive after its last heartbeat."""
@@ -92,11 +93,12 @@ class InterestPublisher:
         # Sets that are not as large as they should be were wiped or expired: written whole next time.
         self._is_written = counts == [len(self._users), len(self._symbols)]
 
-    async def reset(self) -> None:
-        """Ask to be told everything again. Raises BusUnavailable."""
+    async def reset(self, shard: Shard | None = None) -> None:
+        """Ask to be told everything again, by one shard or by all. Raises BusUnavailable."""
         pipeline = self._redis.pipeline(transaction=True)
         _write_set(pipeline, keys.online(self._instance_id), self._users)
-        pipeline.publish(keys.INTEREST_CHANNEL, _encoder.encode(Interest(self._instance_id, 0, gone=True)))
+        gone = Interest(self._instance_id, 0, gone=True, shard=None if shard is None else shard.name)
+        pipeline.publish(keys.INTEREST_CHANNEL, _encoder.encode(gone))
         self._say(pipeline, Interest(self._instance_id, self._digest, added=sorted(self._users)))
         await self._send(pipeline)
 
@@ -142,8 +144,12 @@ async def online_users(redis: "Redis", instance_id: str, timeout_s: float) -> se
 async def read_interesting_symbols(redis: "Redis", timeout_s: float) -> set[str]:
     """The symbols that anybody holds or watches. Raises BusUnavailable."""
     instances = await live_instances(redis, timeout_s)
-    sets = [keys.HELD_SYMBOLS, *(keys.watched(instance_id) for instance_id in instances)]
-    return _texts(await deadline(redis.sunion(sets), timeout_s))
+    pipeline = redis.pipeline(transaction=False)
+    pipeline.zrangebyscore(keys.HELD_BY, _now_ms(), "+inf")
+    (held,) = await deadline(pipeline.execute(), timeout_s)
+    shards = _texts(held)
+    sets = [*map(keys.held_symbols, shards), *map(keys.watched, instances)]
+    return _texts(await deadline(redis.sunion(sets), timeout_s)) if sets else set()
 
 
 def _texts(members: Iterable[bytes | str]) -> set[str]:

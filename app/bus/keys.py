@@ -30,13 +30,18 @@ INTEREST_CHANNEL = f"{PREFIX}:interest"
 INSTANCES = f"{PREFIX}:instances"
 """Sorted set: web instance ids, scored by when they expire (Unix milliseconds)."""
 
-HELD_SYMBOLS = f"{PREFIX}:held"
-"""Set: symbols of open positions, kept by the P&L worker for the price worker."""
+HELD_BY = f"{PREFIX}:held:by"
+"""Sorted set: names of the shards that keep a set of held symbols, scored by when they expire (Unix milliseconds)."""
 
 
 def pnl_channel(instance_id: str) -> str:
     """Channel: one :class:`app.bus.messages.PnlFlush` per flush for one web instance."""
     return f"{PREFIX}:pnl:to:{instance_id}"
+
+
+def held_symbols(shard: str) -> str:
+    """Set with TTL: symbols of open positions of one shard (``0/1``), kept by its P&L worker for the price worker."""
+    return f"{PREFIX}:held:{shard}"
 
 
 def pnl_cache(user_id: str) -> str:

@@ -66,6 +66,7 @@ class Interest(msgspec.Struct, frozen=True):
 
     ``digest`` is the sum of the user ids as integers modulo 2^64: a receiver whose
     own set differs reads the ``online`` set. Sent on change and each second.
+    ``gone`` makes void what was told; with a ``shard`` (``0/2``), only what that one told.
     """
 
     instance_id: str
@@ -73,6 +74,7 @@ class Interest(msgspec.Struct, frozen=True):
     added: list[str] = []
     removed: list[str] = []
     gone: bool = False
+    shard: str | None = None
 
 
 class RowUpdate(msgspec.Struct, frozen=True):
@@ -133,8 +135,10 @@ class Columns(msgspec.Struct, frozen=True, array_like=True):
 class PnlFlush(msgspec.Struct, frozen=True):
     """P&L worker → one web instance: the figures of its users at one place in the stream.
 
-    ``book_epoch`` is the sender's fencing epoch: older ones are dropped, and with a
-    new one every slot and user known from before is void. ``sequence`` counts
+    The sender has one shard of ``shards``; ``layout`` is the epoch of that number:
+    an older layout is dropped, a newer one voids everything. ``book_epoch`` is the
+    sender's fencing epoch within its shard: older ones are dropped, and with a new
+    one every slot and user known of the shard is void. ``sequence`` counts
     messages to this instance within a book epoch; a hole means asking for
     everything again (by an ``Interest`` that leaves and rejoins). Apply in the
     order: users, marks, columns. Sent every flush, also empty: silence means trouble.
@@ -150,3 +154,5 @@ class PnlFlush(msgspec.Struct, frozen=True):
     marks: list[MarkUpdate]
     user_unrealized: Columns
     row_unrealized: Columns
+    shards: int = 1
+    layout: int = 0

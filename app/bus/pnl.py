@@ -1,5 +1,6 @@
 """P&L on the bus: flushes to web instances, the cached body of ``GET /pnl``, the held symbols."""
 
+import time
 from collections.abc import Mapping, Sequence, Set
 from typing import cast
 
@@ -9,8 +10,11 @@ from redis.asyncio import Redis
 from app.bus import keys
 from app.bus.connection import deadline
 from app.bus.messages import PnlFlush
+from app.domain.shards import EVERYBODY, Shard
 
 _HELD_TTL_S = 24 * 3600
+"""Said again every few seconds, and kept for long: while a shard is being taken over, or has nobody at all,
+its symbols are still followed, since REST goes on valuing its users."""
 
 _encoder = msgspec.msgpack.Encoder(decimal_format="string")
 _decoder = msgspec.msgpack.Decoder(PnlFlush)
@@ -28,7 +32,8 @@ def decode_pnl_flush(payload: bytes) -> PnlFlush:
 class PnlPublisher:
     """Everything the P&L worker writes to Redis. Every method raises BusUnavailable."""
 
-    def __init__(self, redis: "Redis", timeout_s: float, cache_ttl_s: int) -> None:
+    def __init__(self, redis: "Redis", timeout_s: float, cache_ttl_s: int, shard: Shard = EVERYBODY) -> None:
+        self._shard = shard
         self._redis = redis
         self._timeout_s = timeout_s
         self._cache_ttl_s = cache_ttl_s
@@ -51,12 +56,16 @@ class PnlPublisher:
         await deadline(pipeline.execute(), self._timeout_s)
 
     async def hold(self, symbols: Set[str]) -> None:
-        """Say which symbols stand in any position."""
+        """Say which symbols stand in any position of the shard."""
+        key = keys.held_symbols(self._shard.name)
+        now_ms = time.time_ns() // 1_000_000
         pipeline = self._redis.pipeline(transaction=True)
-        pipeline.delete(keys.HELD_SYMBOLS)
+        pipeline.delete(key)
         if symbols:
-            pipeline.sadd(keys.HELD_SYMBOLS, *sorted(symbols))
-            pipeline.expire(keys.HELD_SYMBOLS, _HELD_TTL_S)
+            pipeline.sadd(key, *sorted(symbols))
+            pipeline.expire(key, _HELD_TTL_S)
+        pipeline.zremrangebyscore(keys.HELD_BY, "-inf", now_ms)
+        pipeline.zadd(keys.HELD_BY, {self._shard.name: now_ms + _HELD_TTL_S * 1000})
         await deadline(pipeline.execute(), self._timeout_s)
 
 

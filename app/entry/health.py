@@ -1,17 +1,21 @@
-"""Container health checks: ``python -m app.entry.health web`` or the role of a worker.
+"""Container health checks: ``python -m app.entry.health web``, ``pnl``, or the role of another worker.
 
 A worker is well when somebody holds the lease of its role: itself, or the one it stands by for.
+``pnl`` stands for the roles of all shards.
 """
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from urllib.error import URLError
 from urllib.request import urlopen
 
 import asyncpg
 
+from app.domain.shards import shards_of
 from app.entry.configuration import external_servers, load_settings
 from app.entry.probes import host_for_clients
+from app.repositories.layouts import role_of
 from app.supervision.problems import StartProblem
 
 _TIMEOUT_S = 2.0
@@ -23,7 +27,8 @@ def main(subject: str) -> None:
     if subject == "web":
         _ask_web(f"http://{host_for_clients(settings.host)}:{settings.port}/livez")
     else:
-        asyncio.run(_look_for_lease(external_servers(settings)[0], subject))
+        roles = [role_of(shard) for shard in shards_of(settings.pnl_shards)] if subject == "pnl" else [subject]
+        asyncio.run(_look_for_leases(external_servers(settings)[0], roles))
 
 
 def _ask_web(url: str) -> None:
@@ -34,14 +39,15 @@ def _ask_web(url: str) -> None:
         raise StartProblem(f"{url} does not answer: {error}") from None
 
 
-async def _look_for_lease(database_url: str, role: str) -> None:
+async def _look_for_leases(database_url: str, roles: Sequence[str]) -> None:
     connection = await asyncpg.connect(database_url.replace("+asyncpg", "", 1), timeout=_TIMEOUT_S)
     try:
-        is_held = await connection.fetchval("SELECT expires_at > now() FROM leases WHERE role = $1", role)
+        held = await connection.fetch("SELECT role FROM leases WHERE role = ANY($1) AND expires_at > now()", roles)
     finally:
         await connection.close(timeout=_TIMEOUT_S)
-    if not is_held:
-        raise StartProblem(f"nobody holds the lease {role!r}")
+    free = sorted(set(roles) - {role for (role,) in held})
+    if free:
+        raise StartProblem(f"nobody holds the lease {', '.join(free)}")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ _WEB_START_TIMEOUT_S = 60.0
 _WEB_STOP_S = 15.0
 """For what comes after the drain: requests in flight, closing what was opened."""
 _EXCHANGE_PATIENCE_S = 6.0
-_STOP_ORDER = ("web", "pnl-worker", "price-worker", "simulator")
 _SERVER_CHECK_S = 0.5
 _FEED_CHECK_S = 2.0
 
@@ -158,7 +157,8 @@ class _Machine:
                 step.outcome = f"simulated prices, port {port}"
         with self._screen.step("Workers and web") as step:
             self._keep("price-worker", self._own("price-worker"), tasks)
-            self._keep("pnl-worker", self._own("pnl-worker"), tasks)
+            for name in self._pnl_workers:
+                self._keep(name, self._own("pnl-worker"), tasks)
             await probe.until_alive(_WEB_START_TIMEOUT_S)
             step.outcome = f"prices, P&L, {self._settings.web_workers} web processes"
 
@@ -180,11 +180,17 @@ class _Machine:
 
     async def _stop_processes(self) -> None:
         """Browsers are sent away first, then nobody misses the workers, then they do not miss the exchange."""
-        for name in _STOP_ORDER:
+        for name in ("web", *self._pnl_workers, "price-worker", "simulator"):
             if name in self._keepers:
                 await self._keepers[name].stop()
         for output in self._outputs:
             output.close()
+
+    @property
+    def _pnl_workers(self) -> tuple[str, ...]:
+        """One process per shard; which has which, they settle among themselves."""
+        shards = self._settings.pnl_shards
+        return ("pnl-worker",) if shards == 1 else tuple(f"pnl-worker-{number}" for number in range(1, shards + 1))
 
     def _own(self, command: str) -> tuple[str, ...]:
         return python_command(str(_PROJECT / "run.py"), command)
@@ -198,6 +204,7 @@ class _Machine:
             "TIDEMARK_HOST": settings.host,
             "TIDEMARK_PORT": str(settings.port),
             "TIDEMARK_WEB_WORKERS": str(settings.web_workers),
+            "TIDEMARK_PNL_SHARDS": str(settings.pnl_shards),
             "TIDEMARK_DATA_DIR": str(self._plan.data_dir),
             "TIDEMARK_DATABASE_URL": self._servers.database_url,
             "TIDEMARK_REDIS_URL": self._servers.redis_url,

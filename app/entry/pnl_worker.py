@@ -32,6 +32,7 @@ def main(settings: Settings) -> None:
                 reporting_currency=settings.reporting_currency,
                 redis_timeout_s=settings.redis_timeout_s,
                 cache_ttl_s=settings.pnl_cache_ttl_s,
+                shards=settings.pnl_shards,
             )
 
     run_process("pnl-worker", settings, work, role_lost=(LeaseLost,))

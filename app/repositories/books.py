@@ -11,11 +11,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.domain.decimals import from_units, to_units
 from app.domain.positions import ClosedFigures, Position, UserBook
+from app.domain.shards import EVERYBODY, Shard
 from app.repositories.database import snapshot, transaction
 from app.repositories.rows import POSITION_COLUMNS, position_reader
-from app.repositories.tables import day_opens, positions, users
+from app.repositories.tables import day_opens, positions
 
 _IDS: Final = bindparam("ids", type_=ARRAY(Uuid(as_uuid=False)))
+
+_IN_SHARD: Final = "('x' || right(u.id::text, 8))::bit(32)::bigint % :shards = :shard"
+"""Which users belong to a shard, as :func:`app.domain.shards.shard_of` has it."""
 
 # A user without a fill before midnight had no profit at midnight, whether or not anybody wrote that down.
 _USERS: Final = text(
@@ -44,13 +48,16 @@ _CLOSED: Final = text(
     """
 ).bindparams(_IDS)
 
-_NEXT_HOLDERS: Final = text(
-    """
+_NEXT_HOLDERS: Final = """
     SELECT id::text FROM users u
-    WHERE id > CAST(:after AS uuid) AND EXISTS (SELECT FROM positions p WHERE p.user_id = u.id)
+    WHERE id > CAST(:after AS uuid) AND EXISTS (SELECT FROM positions p WHERE p.user_id = u.id) {and_in_shard}
     ORDER BY id LIMIT :limit
     """
-)
+
+_CHANGED_HEADS: Final = """
+    SELECT id::text, ledger_seq FROM users u
+    WHERE ledger_changed_at >= :moment {and_in_shard}
+    """
 
 _RECORD_DAY_BASES: Final = text(
     """
@@ -66,22 +73,30 @@ _DAY_BASES_PER_STATEMENT: Final = 5000
 
 
 class BookRepository:
-    """Reads books. Every method raises DatabaseUnavailable."""
+    """Reads books, of everybody or of one shard. Every method raises DatabaseUnavailable."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, shard: Shard = EVERYBODY) -> None:
         self._engine = engine
+        self._shard = shard
+        is_part = shard.shards > 1
+        and_in_shard = f"AND {_IN_SHARD}" if is_part else ""
+        self._next_holders = text(_NEXT_HOLDERS.format(and_in_shard=and_in_shard))
+        self._changed_heads = text(_CHANGED_HEADS.format(and_in_shard=and_in_shard))
+        self._of_shard = {"shard": shard.number, "shards": shard.shards} if is_part else {}
 
     async def load(self, user_ids: Sequence[str]) -> list[UserBook]:
-        """The books of these users, all at one moment. Users that do not exist are left out."""
+        """The books of these users, all at one moment. Users that do not exist (or not in the shard) are left out."""
         async with snapshot(self._engine) as connection:
-            return await _load(connection, list(user_ids))
+            return await _load(connection, [user_id for user_id in user_ids if self._shard.has(user_id)])
 
     async def stream(self, batch_size: int = 2000) -> AsyncGenerator[list[UserBook]]:
         """Every user with any position, in batches; each batch is at one moment of its own."""
         after = _BEFORE_ALL
         while True:
             async with snapshot(self._engine) as connection:
-                found = await connection.scalars(_NEXT_HOLDERS, {"after": after, "limit": batch_size})
+                found = await connection.scalars(
+                    self._next_holders, {"after": after, "limit": batch_size, **self._of_shard}
+                )
                 ids = list(found)
                 books = await _load(connection, ids) if ids else []
             if books:
@@ -95,9 +110,9 @@ class BookRepository:
 
         The moment of a change is taken before its commit: ask some seconds back.
         """
-        changed = select(users.c.id, users.c.ledger_seq).where(users.c.ledger_changed_at >= moment)
         async with transaction(self._engine) as connection:
-            return [(user_id, seq) for user_id, seq in await connection.execute(changed)]
+            changed = await connection.execute(self._changed_heads, {"moment": moment, **self._of_shard})
+            return [(user_id, seq) for user_id, seq in changed]
 
     async def record_day_bases(self, day: date, bases: Mapping[str, int]) -> None:
         """Keep each user's total P&L (units of 1e-18) at the start of a day; what was kept before stays."""

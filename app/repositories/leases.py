@@ -1,6 +1,8 @@
 """Who is active: leases with fencing epochs, by the database's clock."""
 
-from sqlalchemy import text
+from collections.abc import Sequence
+
+from sqlalchemy import ARRAY, Text, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.repositories.database import transaction
@@ -22,6 +24,9 @@ _RENEW = text(
     WHERE role = :role AND holder = :holder AND epoch = :epoch
     RETURNING epoch
     """
+)
+_HELD = text("SELECT role FROM leases WHERE role = ANY(:roles) AND expires_at > clock_timestamp()").bindparams(
+    bindparam("roles", type_=ARRAY(Text))
 )
 _RELEASE = text(
     """
@@ -45,6 +50,11 @@ class LeaseRepository:
         async with transaction(self._engine) as connection:
             epoch: int | None = await connection.scalar(_ACQUIRE, {"role": role, "holder": holder, "ttl_ms": ttl_ms})
         return epoch
+
+    async def held(self, roles: Sequence[str]) -> set[str]:
+        """Those of the roles that somebody holds."""
+        async with transaction(self._engine) as connection:
+            return set(await connection.scalars(_HELD, {"roles": list(roles)}))
 
     async def renew(self, role: str, holder: str, epoch: int, ttl_ms: int) -> bool:
         """Hold on. False when another has taken it since; true also after it ran out unclaimed."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Set
 from typing import NoReturn, Protocol
 
 from app.bus.connection import BusUnavailable
+from app.domain.shards import Shard
 
 _HEARTBEAT_S = 1.0
 _LINGER_S = 2.0
@@ -23,7 +24,7 @@ class InterestOutlet(Protocol):
 
     async def heartbeat(self, users: Set[str], symbols: Set[str]) -> None: ...
 
-    async def reset(self) -> None: ...
+    async def reset(self, shard: Shard | None = None) -> None: ...
 
     async def leave(self) -> None: ...
 
@@ -50,7 +51,7 @@ class Announcer:
         self._added: set[str] = set()
         self._removed: set[str] = set()
         self._again: set[str] = set()
-        self._must_reset = False
+        self._must_reset: set[Shard | None] = set()
         self._symbols_changed = False
         self._wake = asyncio.Event()
 
@@ -76,9 +77,9 @@ class Announcer:
         self._symbols_changed = True
         self._wake.set()
 
-    def ask_again(self) -> None:
-        """Something was lost: have everything about everybody here sent again."""
-        self._must_reset = True
+    def ask_again(self, shard: Shard | None) -> None:
+        """Something was lost: have everything about everybody here (of a shard) sent again."""
+        self._must_reset.add(shard)
         self._wake.set()
 
     def ask_for(self, users: Set[str]) -> None:
@@ -100,7 +101,7 @@ class Announcer:
                     await self._outlet.heartbeat(self._here, self._symbols())
                 await self._announce()
             except BusUnavailable:
-                self._must_reset = True
+                self._must_reset.add(None)
                 self._on_bus(True)
                 await asyncio.sleep(_HEARTBEAT_S / 2)
             else:
@@ -124,8 +125,10 @@ class Announcer:
             await self._outlet.announce(added, removed)
         again, self._again = self._again & self._here, set()
         if self._must_reset:
-            await self._outlet.reset()
-            self._must_reset = False
+            for shard in {None} if None in self._must_reset else set(self._must_reset):
+                await self._outlet.reset(shard)
+                self._must_reset.discard(shard)
+            self._must_reset.clear()
         elif again:
             await self._outlet.announce((), again)
             await self._outlet.announce(again, ())

@@ -115,8 +115,9 @@ class Answers:
         _reply(connection, protocol.Subscribed(id=message.id, channel="prices", results=results))
         followed = [connection.watched[result.symbol] for result in results if result.ok]
         if followed:
-            connection.outlet.send(frames.prices_snapshot(self._state, followed).encode())
-            connection.step = self._state.step
+            lane = self._state.lane_of(connection.user_id)
+            connection.outlet.send(frames.prices_snapshot(lane, followed).encode())
+            connection.step = lane.step
 
     def _watch(self, connection: Connection, symbol: str) -> SymbolResult:
         if symbol in connection.watched:
@@ -130,7 +131,7 @@ class Answers:
 
     def _owe(self, connection: Connection, channel: Channel) -> None:
         """Promise the snapshot of P&L or positions, and give it at once where it can be built."""
-        view = self._state.mirror.users.get(connection.user_id)
+        view = self._state.view_of(connection.user_id)
         if view is not None:
             self._delivery.check_base(connection, view)
         if channel == "pnl":

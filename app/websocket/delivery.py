@@ -7,6 +7,7 @@ update, then the events whose effect that update (or one before it) has shown.
 from app.domain import protocol
 from app.websocket import frames
 from app.websocket.connection import Connection, IsolationBreach
+from app.websocket.lane import Lane
 from app.websocket.mirror import UserView
 from app.websocket.state import StreamState
 
@@ -32,17 +33,18 @@ class Delivery:
 
     def payloads(self, connection: Connection, now: float) -> list[bytes]:
         """Everything a connection has not seen, as frames in order; marks it as seen. Often nothing."""
-        view = self._state.mirror.users.get(connection.user_id)
+        lane = self._state.lane_of(connection.user_id)
+        view = lane.mirror.users.get(connection.user_id)
         texts = self._status(connection, view, now)
         if view is not None:
             self.check_base(connection, view)
-        owed = self._owed_snapshots(connection, view)
+        owed = self._owed_snapshots(connection, lane, view)
         if owed:
             texts += owed
             # A place in the stream is used once, so what else changed goes out with the next.
-            connection.step = self._state.step
-        elif connection.sent != self._state.ordinal and connection.step != self._state.step:
-            self._append_update(texts, connection, view)
+            connection.step = lane.step
+        elif connection.sent != self._state.ordinal and connection.step != lane.step:
+            self._append_update(texts, connection, lane, view)
         if connection.events:
             self._append_events(texts, connection, view, now)
         self._assert_own(connection, view)
@@ -50,19 +52,20 @@ class Delivery:
 
     def snapshots(self, connection: Connection) -> list[bytes]:
         """The snapshots that a connection waits for and that can be built now, as frames."""
-        view = self._state.mirror.users.get(connection.user_id)
-        texts = self._owed_snapshots(connection, view)
+        lane = self._state.lane_of(connection.user_id)
+        view = lane.mirror.users.get(connection.user_id)
+        texts = self._owed_snapshots(connection, lane, view)
         if texts:
-            connection.step = self._state.step
+            connection.step = lane.step
         self._assert_own(connection, view)
         return [text.encode() for text in texts]
 
-    def _owed_snapshots(self, connection: Connection, view: UserView | None) -> list[str]:
+    def _owed_snapshots(self, connection: Connection, lane: Lane, view: UserView | None) -> list[str]:
         texts: list[str] = []
         if connection.awaits_prices:
             connection.awaits_prices = False
             if connection.watched:
-                texts.append(frames.prices_snapshot(self._state, connection.watched.values()))
+                texts.append(frames.prices_snapshot(lane, connection.watched.values()))
         if view is None or not (connection.awaits_pnl or connection.awaits_positions):
             return texts
         if connection.awaits_pnl:
@@ -89,7 +92,7 @@ class Delivery:
             connection.awaits_positions = connection.wants_positions
             connection.sent = view.closed_unkept
 
-    def _append_update(self, texts: list[str], connection: Connection, view: UserView | None) -> None:
+    def _append_update(self, texts: list[str], connection: Connection, lane: Lane, view: UserView | None) -> None:
         state = self._state
         visible = connection.visible
         interest = frames.Interest(
@@ -97,13 +100,14 @@ class Delivery:
             view=view,
             pnl=connection.wants_pnl and not connection.awaits_pnl,
             positions=connection.wants_positions and visible and not connection.awaits_positions,
+            lane=lane,
         )
         merged = state.flushes - connection.flushes
         text = frames.update(state, interest, connection.sent, merged)
         connection.sent = state.ordinal
         connection.flushes = state.flushes
         if text is not None:
-            connection.step = state.step
+            connection.step = lane.step
             self.updates += 1
             self.merged += merged
             texts.append(text)

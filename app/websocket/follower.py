@@ -15,6 +15,7 @@ from app.bus.messages import SessionEnded
 from app.bus.pnl import decode_pnl_flush
 from app.bus.prices import decode_flush, read_prices
 from app.bus.subscription import Message, Resync, Subscription
+from app.domain.shards import Shard
 from app.websocket.events import EventNotice, decode_notice
 from app.websocket.state import StreamState
 
@@ -32,8 +33,8 @@ class Listener(Protocol):
     def committed(self) -> None:
         """The state changed."""
 
-    def ask_again(self) -> None:
-        """Messages about users were lost: have all sent again."""
+    def ask_again(self, shard: Shard | None) -> None:
+        """Messages about users (of a shard) were lost: have all sent again."""
 
     def happened(self, notice: EventNotice) -> None:
         """An event of some user."""
@@ -95,7 +96,7 @@ class Follower:
             self._takers[event.channel](event.payload)
 
     async def _resynchronise(self) -> None:
-        self._state.mirror.desynchronise()
+        self._state.desynchronise()
         await self._load_prices()
         self._listener.resynchronised()
 
@@ -106,7 +107,7 @@ class Follower:
             log.warning("stream.prices_unreadable")
             return  # The next flush is a gap again, and this is tried again.
         self._state.load_prices(head, prices, self._clock())
-        self._listener.committed()
+        self._committed()
 
     async def _take_prices(self, payload: bytes) -> None:
         try:
@@ -119,7 +120,7 @@ class Follower:
             await self._load_prices()
         elif outcome == "applied":
             self._commit_in_time()
-            self._listener.committed()
+            self._committed()
 
     def _commit_in_time(self) -> None:
         """See to it that staged prices do not wait for P&L longer than they may."""
@@ -133,7 +134,7 @@ class Follower:
     def _commit_overdue(self) -> None:
         self._timer = None
         if self._state.commit_overdue(self._clock()):
-            self._listener.committed()
+            self._committed()
         self._commit_in_time()
 
     def _take_pnl(self, payload: bytes) -> None:
@@ -141,13 +142,19 @@ class Follower:
             outcome = self._state.offer_pnl(decode_pnl_flush(payload), self._clock())
         except (msgspec.DecodeError, ValueError, KeyError) as error:
             self._note_unreadable("pnl", error)
-            self._state.mirror.desynchronise()
-            self._listener.ask_again()
+            self._state.desynchronise()
+            self._listener.ask_again(None)
             return
-        if outcome == "hole":
-            self._listener.ask_again()
-        if outcome != "old":
-            self._listener.committed()
+        if outcome not in {"old", "waiting"}:
+            self._committed()
+
+    def _committed(self) -> None:
+        """Pass on that the state changed, and have sent again what turned out to be lost."""
+        for number, error in self._state.take_doubtful().items():
+            if error is not None:
+                self._note_unreadable("pnl", error)
+            self._listener.ask_again(self._state.lanes[number].shard)
+        self._listener.committed()
 
     def _take_event(self, payload: bytes) -> None:
         try:

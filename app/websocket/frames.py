@@ -12,6 +12,7 @@ from app.domain.decimals import format_units
 from app.domain.statements import totals_statement
 from app.domain.valuation import Totals, fraction
 from app.websocket.json_text import flag, json_text, quoted
+from app.websocket.lane import Lane
 from app.websocket.mirror import Mark, Row, UserView
 from app.websocket.state import StreamState, WatchedPrice
 
@@ -23,6 +24,8 @@ class Interest(NamedTuple):
     view: UserView | None
     pnl: bool
     positions: bool
+    lane: Lane | None = None
+    """Whose place in the stream the frame has: the lane of the user, which goes without saying if there is one."""
 
 
 def update(state: StreamState, interest: Interest, since: int, merged: int) -> str | None:
@@ -30,81 +33,84 @@ def update(state: StreamState, interest: Interest, since: int, merged: int) -> s
     prices, event_ms = _changed_prices(interest.watched, since)
     parts = [f'"prices":[{",".join(prices)}]'] if prices else []
     view = interest.view
+    lane = interest.lane or state.only_lane
     if view is not None:
-        if interest.pnl and pnl_changed(state, view, since):
-            parts.append(f'"pnl":{{{_pnl_fields(state, view)}}}')
+        if interest.pnl and pnl_changed(lane, view, since):
+            parts.append(f'"pnl":{{{_pnl_fields(lane, view)}}}')
         if interest.positions:
-            rows = _changed_rows(state, view, since)
+            rows = _changed_rows(lane, view, since)
             if rows:
                 parts.append(f'"positions":[{",".join(rows)}]')
     if not parts:
         return None
     return (
-        f'{{"type":"update",{_place(state)},"event_ms":{event_ms or state.pnl_event_ms},'
+        f'{{"type":"update",{_place(lane)},"event_ms":{event_ms or lane.event_ms},'
         f'"merged":{max(merged, 1)},{",".join(parts)}}}'
     )
 
 
-def prices_snapshot(state: StreamState, watched: Iterable[WatchedPrice]) -> str:
+def prices_snapshot(lane: Lane, watched: Iterable[WatchedPrice]) -> str:
     """The ``snapshot`` of some symbols; one without a price is left out until it has one."""
     rows = ",".join(one.encoded() for one in watched if one.price is not None)
-    return f'{{"type":"snapshot","channel":"prices",{_place(state)},"prices":[{rows}]}}'
+    return f'{{"type":"snapshot","channel":"prices",{_place(lane)},"prices":[{rows}]}}'
 
 
 def pnl_snapshot(state: StreamState, view: UserView) -> str:
     """The ``snapshot`` of a user's totals."""
     figures = json_text(totals_statement(totals(state, view)))
-    return f'{{"type":"snapshot","channel":"pnl",{_place(state)},"pnl":{figures}}}'
+    return f'{{"type":"snapshot","channel":"pnl",{_place(state.lane_of(view.user_id))},"pnl":{figures}}}'
 
 
 def positions_snapshot(state: StreamState, view: UserView) -> str:
     """The ``snapshot`` of a user's open positions."""
-    rows = ",".join(_whole_row(state, row) for row in view.rows.values())
-    return f'{{"type":"snapshot","channel":"positions",{_place(state)},"positions":[{rows}]}}'
+    lane = state.lane_of(view.user_id)
+    rows = ",".join(_whole_row(lane, row) for row in view.rows.values())
+    return f'{{"type":"snapshot","channel":"positions",{_place(lane)},"positions":[{rows}]}}'
 
 
-def pnl_changed(state: StreamState, view: UserView, since: int) -> bool:
+def pnl_changed(lane: Lane, view: UserView, since: int) -> bool:
     """Whether a user's totals, or what is said about them, changed since a commit."""
-    mirror = state.mirror
+    mirror = lane.mirror
     return (
         view.changed > since
         or mirror.user_unrealized.changed_at(view.slot) > since
-        or state.pnl_silenced > since
+        or lane.silenced > since
         or (mirror.flagged > since and any(_flagged_at(mirror.marks.get(s)) > since for s in view.symbols))
     )
 
 
 def totals(state: StreamState, view: UserView) -> Totals:
     """A user's totals, as at the stream's position."""
-    mirror = state.mirror
+    lane = state.lane_of(view.user_id)
+    mirror = lane.mirror
     long_exposure = short_exposure = 0
     ages: list[int] = []
     for row in view.rows.values():
-        value = _unrealized(state, row)
+        value = _unrealized(lane, row)
         if value is None or not row.counts:
             continue
         market_value = value + row.cost_basis
         long_exposure += max(market_value, 0)
         short_exposure += min(market_value, 0)
-        ages.append(max(0, state.as_of_ms - mirror.marks[row.symbol].fresh_ms))
+        ages.append(max(0, lane.as_of_ms - mirror.marks[row.symbol].fresh_ms))
     return Totals(
         currency=view.currency,
-        unrealized_pnl=_user_unrealized(state, view),
+        unrealized_pnl=_user_unrealized(lane, view),
         realized_pnl_gross=view.realized_pnl_gross,
         fees=view.fees,
         funding=view.funding,
         day_base=view.day_base,
         gross_exposure=long_exposure - short_exposure,
         net_exposure=long_exposure + short_exposure,
-        unpriced=tuple(_unpriced(state, view)),
+        unpriced=tuple(_unpriced(lane, view)),
         fees_are_complete=view.fees_are_complete,
-        is_stale=_is_stale(state, view),
+        is_stale=_is_stale(lane, view),
         oldest_price_age_ms=max(ages, default=None),
     )
 
 
-def _place(state: StreamState) -> str:
-    return f'"epoch":{state.position.epoch},"seq":{state.position.seq},"as_of_ms":{state.as_of_ms}'
+def _place(lane: Lane) -> str:
+    return f'"epoch":{lane.position.epoch},"seq":{lane.position.seq},"as_of_ms":{lane.as_of_ms}'
 
 
 def _changed_prices(watched: Iterable[WatchedPrice], since: int) -> tuple[list[str], int]:
@@ -119,75 +125,75 @@ def _changed_prices(watched: Iterable[WatchedPrice], since: int) -> tuple[list[s
     return rows, event_ms
 
 
-def _pnl_fields(state: StreamState, view: UserView) -> str:
-    unrealized = _user_unrealized(state, view)
+def _pnl_fields(lane: Lane, view: UserView) -> str:
+    unrealized = _user_unrealized(lane, view)
     realized = view.realized_pnl
     total = unrealized + realized
     day = None if view.day_base is None else format_units(total - view.day_base)
-    unpriced = _unpriced(state, view)
+    unpriced = _unpriced(lane, view)
     written = format_units(total)
     return (
         f'"unrealized_pnl":"{format_units(unrealized)}","realized_pnl":"{format_units(realized)}",'
         f'"total_pnl":"{written}","day_pnl":{quoted(day)},"equity":"{written}",'
-        f'"is_complete":{flag(view.fees_are_complete and not unpriced)},"is_stale":{flag(_is_stale(state, view))},'
+        f'"is_complete":{flag(view.fees_are_complete and not unpriced)},"is_stale":{flag(_is_stale(lane, view))},'
         f'"unpriced":{json_text(unpriced) if unpriced else "[]"}'
     )
 
 
-def _user_unrealized(state: StreamState, view: UserView) -> int:
+def _user_unrealized(lane: Lane, view: UserView) -> int:
     """The user's total as it came; before it ever came, the sum of the rows that are known."""
-    value = state.mirror.user_unrealized.value(view.slot)
+    value = lane.mirror.user_unrealized.value(view.slot)
     if value is not None:
         return value
-    return sum(_unrealized(state, row) or 0 for row in view.rows.values() if row.counts)
+    return sum(_unrealized(lane, row) or 0 for row in view.rows.values() if row.counts)
 
 
-def _unrealized(state: StreamState, row: Row) -> int | None:
+def _unrealized(lane: Lane, row: Row) -> int | None:
     """A row's unrealised P&L, or None where its symbol has no price (or its figure has not come)."""
-    mark = state.mirror.marks.get(row.symbol)
+    mark = lane.mirror.marks.get(row.symbol)
     if mark is None or mark.price is None:
         return None
-    return state.mirror.row_unrealized.value(row.slot)
+    return lane.mirror.row_unrealized.value(row.slot)
 
 
-def _unpriced(state: StreamState, view: UserView) -> list[str]:
-    if view.symbols <= state.mirror.priced and not view.foreign_symbols:
+def _unpriced(lane: Lane, view: UserView) -> list[str]:
+    if view.symbols <= lane.mirror.priced and not view.foreign_symbols:
         return []
-    return sorted((view.symbols - state.mirror.priced) | view.foreign_symbols)
+    return sorted((view.symbols - lane.mirror.priced) | view.foreign_symbols)
 
 
-def _is_stale(state: StreamState, view: UserView) -> bool:
-    if state.health.pnl_is_silent:
+def _is_stale(lane: Lane, view: UserView) -> bool:
+    if lane.is_silent:
         return bool(view.rows)
-    return not view.symbols.isdisjoint(state.mirror.stale)
+    return not view.symbols.isdisjoint(lane.mirror.stale)
 
 
 def _flagged_at(mark: Mark | None) -> int:
     return 0 if mark is None else mark.flagged
 
 
-def _changed_rows(state: StreamState, view: UserView, since: int) -> list[str]:
+def _changed_rows(lane: Lane, view: UserView, since: int) -> list[str]:
     """Rows of which only the price moved in short, those whose structure changed whole, closed ones last."""
     rows: list[str] = []
     if view.changed <= since:
-        _append_moved(rows, state, view, since)
+        _append_moved(rows, lane, view, since)
         return rows
-    for row, has_moved in zip(view.rows.values(), _moved(state, view, since), strict=True):
+    for row, has_moved in zip(view.rows.values(), _moved(lane, view, since), strict=True):
         if row.changed > since:
-            rows.append(_whole_row(state, row))
+            rows.append(_whole_row(lane, row))
         elif has_moved:
-            rows.append(_moved_row(state, row, _unrealized(state, row)))
-    rows.extend(_closed_row(state, row) for ordinal, row in view.closed if ordinal > since)
+            rows.append(_moved_row(lane, row, _unrealized(lane, row)))
+    rows.extend(_closed_row(lane, row) for ordinal, row in view.closed if ordinal > since)
     return rows
 
 
-def _append_moved(rows: list[str], state: StreamState, view: UserView, since: int) -> None:
+def _append_moved(rows: list[str], lane: Lane, view: UserView, since: int) -> None:
     """The common case, kept tight: no structure changed."""
     if not view.rows:
         return
-    figures = state.mirror.row_unrealized
+    figures = lane.mirror.row_unrealized
     slots = view.slots
-    indexes = _moved_mask(state, view, since).nonzero()[0]
+    indexes = _moved_mask(lane, view, since).nonzero()[0]
     if not len(indexes):
         return
     chosen = slots[indexes]
@@ -195,18 +201,18 @@ def _append_moved(rows: list[str], state: StreamState, view: UserView, since: in
     values = zip(figures.high[chosen].tolist(), figures.low[chosen].tolist(), known, strict=True)
     in_order = view.ordered_rows
     for index, (high, low, is_known) in zip(indexes.tolist(), values, strict=True):
-        rows.append(_moved_row(state, in_order[index], (high << 64) | low if is_known else None))
+        rows.append(_moved_row(lane, in_order[index], (high << 64) | low if is_known else None))
 
 
-def _moved(state: StreamState, view: UserView, since: int) -> list[bool]:
-    return _moved_mask(state, view, since).tolist() if view.rows else []
+def _moved(lane: Lane, view: UserView, since: int) -> list[bool]:
+    return _moved_mask(lane, view, since).tolist() if view.rows else []
 
 
-def _moved_mask(state: StreamState, view: UserView, since: int) -> Any:
+def _moved_mask(lane: Lane, view: UserView, since: int) -> Any:
     """One bool per open row, in order: whether its figure, or what is said about it, changed."""
-    mirror = state.mirror
+    mirror = lane.mirror
     mask = mirror.row_unrealized.changed[view.slots] > since
-    if state.pnl_silenced > since:
+    if lane.silenced > since:
         mask[:] = True
     elif mirror.flagged > since:
         for index, row in enumerate(view.ordered_rows):
@@ -215,8 +221,8 @@ def _moved_mask(state: StreamState, view: UserView, since: int) -> Any:
     return mask
 
 
-def _moved_row(state: StreamState, row: Row, value: int | None) -> str:
-    mark = state.mirror.marks.get(row.symbol)
+def _moved_row(lane: Lane, row: Row, value: int | None) -> str:
+    mark = lane.mirror.marks.get(row.symbol)
     if mark is None or mark.price is None or value is None:
         return (
             f'{row.head}"mark_price":null,"unrealized_pnl":null,"unrealized_pnl_pct":null,'
@@ -225,31 +231,31 @@ def _moved_row(state: StreamState, row: Row, value: int | None) -> str:
     return (
         f'{row.head}"mark_price":"{mark.price}","unrealized_pnl":"{format_units(value)}",'
         f'"unrealized_pnl_pct":{quoted(fraction(value, row.cost_basis))},'
-        f'"is_stale":{flag(mark.is_stale or state.health.pnl_is_silent)},"version":{row.version}}}'
+        f'"is_stale":{flag(mark.is_stale or lane.is_silent)},"version":{row.version}}}'
     )
 
 
-def _whole_row(state: StreamState, row: Row) -> str:
-    value = _unrealized(state, row)
-    mark = state.mirror.marks.get(row.symbol)
-    is_stale = value is not None and mark is not None and (mark.is_stale or state.health.pnl_is_silent)
-    return _joined(row, _mark_fields(state, mark) | _moving_fields(row, value) | {"is_stale": is_stale})
+def _whole_row(lane: Lane, row: Row) -> str:
+    value = _unrealized(lane, row)
+    mark = lane.mirror.marks.get(row.symbol)
+    is_stale = value is not None and mark is not None and (mark.is_stale or lane.is_silent)
+    return _joined(row, _mark_fields(lane, mark) | _moving_fields(row, value) | {"is_stale": is_stale})
 
 
-def _closed_row(state: StreamState, row: Row) -> str:
+def _closed_row(lane: Lane, row: Row) -> str:
     """A closed position: worth nothing, and all of its P&L is realised."""
-    mark = state.mirror.marks.get(row.symbol)
-    return _joined(row, _mark_fields(state, mark) | _moving_fields(row, 0) | {"is_stale": False})
+    mark = lane.mirror.marks.get(row.symbol)
+    return _joined(row, _mark_fields(lane, mark) | _moving_fields(row, 0) | {"is_stale": False})
 
 
 def _joined(row: Row, moving: dict[str, Any]) -> str:
     return f"{row.statement},{json_text(moving)[1:]}"
 
 
-def _mark_fields(state: StreamState, mark: Mark | None) -> dict[str, Any]:
+def _mark_fields(lane: Lane, mark: Mark | None) -> dict[str, Any]:
     if mark is None or mark.price is None:
         return {"mark_price": None, "price_source": None, "mark_age_ms": None}
-    age_ms = max(0, state.as_of_ms - mark.fresh_ms)
+    age_ms = max(0, lane.as_of_ms - mark.fresh_ms)
     return {"mark_price": mark.price, "price_source": mark.source, "mark_age_ms": age_ms}
 
 

@@ -16,22 +16,18 @@ class StreamHealth:
     ``version`` grows when clients must be told something new.
     """
 
-    def __init__(self, now: float) -> None:
+    def __init__(self) -> None:
         self.version = 0
         # Silent until the first flush: what is found in the hash at the start may be hours old.
         self.prices_are_silent = True
-        self.pnl_is_silent = True
         self.pnl_is_late = False
+        """Whether P&L of any shard with users here is."""
         self._feed = NO_FEED
         self._prices_at = float("-inf")
-        self._pnl_at = now
         self._bus_is_down = False
 
     def heard_prices(self, now: float) -> None:
         self._prices_at = now
-
-    def heard_pnl(self, now: float) -> None:
-        self._pnl_at = now
 
     def note_feed(self, feed: Feed) -> None:
         """What the price worker says of its exchange connection."""
@@ -46,14 +42,17 @@ class StreamHealth:
             self.version += 1
 
     def check(self, now: float) -> bool:
-        """Compare what was heard with the clock. True if an answer changed."""
-        before = (self.pnl_is_late, self.prices_are_silent, self.pnl_is_silent)
-        self.pnl_is_late = now - self._pnl_at > DEGRADED_AFTER_S
+        """Compare what was heard of prices with the clock. True if the answer changed."""
+        were_silent = self.prices_are_silent
         self.prices_are_silent = now - self._prices_at > SILENT_AFTER_S
-        self.pnl_is_silent = self.prices_are_silent or now - self._pnl_at > SILENT_AFTER_S
-        is_changed = (self.pnl_is_late, self.prices_are_silent, self.pnl_is_silent) != before
-        self.version += is_changed
-        return is_changed
+        self.version += self.prices_are_silent != were_silent
+        return self.prices_are_silent != were_silent
+
+    def note_pnl(self, *, is_late: bool) -> None:
+        """Whether P&L that somebody here is to see does not come."""
+        if is_late != self.pnl_is_late:
+            self.pnl_is_late = is_late
+            self.version += 1
 
     def feed(self) -> Feed:
         """The exchange connection as clients see it: without price flushes it is down, whatever was said last."""

@@ -60,7 +60,8 @@ class ConnectionManager:
 
     def users_without_view(self) -> set[str]:
         """Users here whose P&L has not come."""
-        return self._subscriptions.users.all_keys() - self._state.mirror.users.keys()
+        here = self._subscriptions.users.all_keys()
+        return set(here).difference(*(lane.mirror.users for lane in self._state.lanes))
 
     def refusal(self, address: str | None) -> Refusal | None:
         """Why nobody more is taken in, from this address or at all: said before the handshake is answered."""
@@ -86,6 +87,7 @@ class ConnectionManager:
         if address is not None:
             self._per_address[address] += 1
         if self._subscriptions.users.add(identity.user_id, connection):
+            self._state.arrive(identity.user_id)
             self._announcer.arrive(identity.user_id)
         return connection
 
@@ -125,7 +127,7 @@ class ConnectionManager:
 
     def start_events(self, connection: Connection) -> int | None:
         """Let a connection follow its user's events. Gives the number it starts after, if known."""
-        view = self._state.mirror.users.get(connection.user_id)
+        view = self._state.view_of(connection.user_id)
         self._relay.open(connection.user_id, None if view is None else view.ledger_seq)
         last = self._relay.last(connection.user_id)
         if not connection.wants_events:

@@ -5,20 +5,26 @@ P&L of the same flush, so that prices, rows and totals of a frame belong
 together; a P&L worker that is late or absent holds prices up by no more than
 :data:`STAGING_S`. Taking over what belongs together is a *commit*: it moves the
 stream's position forward and gives everything it changes one new ordinal.
+
+Where the users are split over several P&L workers, each shard has a lane, and
+prices wait for every shard that has users here; what came of the others waits
+with them. A shard that is known to be away is not waited for.
 """
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 from app.bus.messages import PnlFlush, PriceFlush, PriceHead
 from app.bus.prices import PriceBoard
 from app.domain.decimals import format_decimal
-from app.domain.prices import REVISIONS_PER_FLUSH, Price, StreamPosition
+from app.domain.prices import Price, StreamPosition
+from app.domain.shards import EVERYBODY, shard_of, shards_of
 from app.websocket.health import StreamHealth
 from app.websocket.json_text import flag, json_text, quoted
-from app.websocket.mirror import PnlMirror
+from app.websocket.lane import Lane, same_flush
+from app.websocket.mirror import PnlMirror, UserView
 
 STAGING_S = 0.1
 """How long prices wait for the P&L of the same flush."""
@@ -59,15 +65,16 @@ class StreamState:
         """The newest prices, for REST: ahead of the stream by what is staged."""
         self.prices: dict[str, Price] = {}
         self.watched: dict[str, WatchedPrice] = {}
-        self.mirror = PnlMirror(is_wanted)
-        self.position = StreamPosition(0, 0)
-        self.step = 0
-        """How often the position moved on."""
+        self._is_wanted = is_wanted
+        self.lanes: tuple[Lane, ...] = (Lane(EVERYBODY, is_wanted, now),)
+        self._layout = 0
+        self._next: tuple[int, set[int]] = (0, set())
+        """The newest layout that is not shown yet, and which of its shards were heard."""
         self.ordinal = 0
         self.flushes = 0
         self.as_of_ms = 0
-        self.pnl_event_ms = 0
         self.price_gaps = 0
+        self.old_layouts = 0
 
         self._staged: deque[tuple[float, PriceFlush]] = deque()
         self._missed: tuple[int, int] | None = None
@@ -75,9 +82,55 @@ class StreamState:
         self._expiring: list[tuple[int, str]] = []
         self._in_expiring: set[str] = set()
 
-        self.health = StreamHealth(now)
-        self.pnl_silenced = 0
-        """The commit at which P&L as a whole became stale, or stopped being so."""
+        self.health = StreamHealth()
+        self._doubtful: dict[int, Exception | None] = {}
+
+    def lane_of(self, user_id: str) -> Lane:
+        """The lane of a user's shard."""
+        lanes = self.lanes
+        return lanes[0] if len(lanes) == 1 else lanes[shard_of(user_id, len(lanes))]
+
+    def view_of(self, user_id: str) -> UserView | None:
+        """What is known of a user's P&L."""
+        return self.lane_of(user_id).mirror.users.get(user_id)
+
+    @property
+    def only_lane(self) -> Lane:
+        """The lane of everybody. For who knows that the users are not split."""
+        assert len(self.lanes) == 1
+        return self.lanes[0]
+
+    @property
+    def mirror(self) -> PnlMirror:
+        return self.only_lane.mirror
+
+    @property
+    def position(self) -> StreamPosition:
+        return self.only_lane.position
+
+    @property
+    def step(self) -> int:
+        return self.only_lane.step
+
+    def arrive(self, user_id: str) -> None:
+        """A user is here: his shard is needed."""
+        self.lane_of(user_id).users.add(user_id)
+
+    def drop(self, user_id: str) -> None:
+        """Nobody of this user is connected any more."""
+        lane = self.lane_of(user_id)
+        lane.users.discard(user_id)
+        lane.mirror.drop(user_id)
+
+    def desynchronise(self) -> None:
+        """Messages were lost, nobody knows whose."""
+        for lane in self.lanes:
+            lane.desynchronise()
+
+    def take_doubtful(self) -> dict[int, Exception | None]:
+        """Shards of which messages were lost since the last call, and what was wrong with one that was no loss."""
+        taken, self._doubtful = self._doubtful, {}
+        return taken
 
     def offer_prices(self, flush: PriceFlush, now: float) -> Literal["applied", "old", "gap"]:
         """Stage a price flush. ``gap``: it follows something unknown; :meth:`load_prices` first."""
@@ -89,8 +142,8 @@ class StreamState:
             return outcome
         self._heard_prices(flush.as_of_ms, now)
         self._staged.append((now, flush))
-        if self.health.pnl_is_late or len(self._staged) > _MOST_STAGED:
-            self._commit(self._take_staged(self._newest_staged()), None)
+        if len(self._staged) > _MOST_STAGED or not any(lane.is_awaited for lane in self.lanes):
+            self._commit_upto(self._newest_staged())
         return "applied"
 
     def load_prices(self, head: PriceHead | None, prices: Mapping[str, Price], now: float) -> None:
@@ -107,33 +160,132 @@ class StreamState:
             self._heard_prices(head.as_of_ms, now)
         changed = [price for symbol, price in prices.items() if self.prices.get(symbol) != price]
         self.prices = dict(prices)
-        self._commit([PriceFlush(head.epoch, head.flush, head.as_of_ms, 0, head.feed, changed)], None)
+        whole = [PriceFlush(head.epoch, head.flush, head.as_of_ms, 0, head.feed, changed)]
+        self._commit(whole, self._take_over((lane, lane.take_waiting(None)) for lane in self.lanes))
 
     def _heard_prices(self, as_of_ms: int, now: float) -> None:
         self.health.heard_prices(now)
         if self.health.prices_are_silent:
-            self.as_of_ms = as_of_ms  # What is known from before the silence is as old as that makes it.
+            # What is known from before the silence is as old as that makes it.
+            self.as_of_ms = as_of_ms
+            for lane in self.lanes:
+                lane.as_of_ms = as_of_ms
             self.check_silence(now)
 
-    def offer_pnl(self, flush: PnlFlush, now: float) -> Literal["applied", "old", "hole"]:
-        """Commit a P&L flush with the price flushes it belongs to.
+    def offer_pnl(self, flush: PnlFlush, now: float) -> Literal["applied", "waiting", "old", "hole"]:
+        """Commit a P&L flush with the price flushes it belongs to, once all shards that are awaited came as far.
 
         ``hole``: it was taken over, but users are to be asked for again.
         Raises ValueError or KeyError for a message that contradicts itself.
         """
-        outcome = self.mirror.apply(flush, self.ordinal + 1)
-        if outcome == "old":
-            return outcome
-        staged = self._take_staged(flush.position)
-        if staged or flush.position > self.position or _has_content(flush):
-            self._commit(staged, flush)
+        lane = self._lane_for(flush, now)
+        if lane is None or lane.is_deposed(flush):
+            return "old"
+        lane.hear(flush)
+        outcome = self._commit_ready(lane)
+        if outcome != "old":
+            lane.heard(now)
+            if lane.is_late:
+                self.check_silence(now)
+        return outcome
+
+    def _lane_for(self, flush: PnlFlush, now: float) -> Lane | None:
+        """The lane that a message belongs to, or None where its layout is not the one that is shown."""
+        if flush.layout < self._layout:
+            self.old_layouts += 1
+            return None
+        if flush.layout > self._layout and not self._change_layout(flush, now):
+            return None
+        if flush.shards != len(self.lanes) or not 0 <= flush.shard < flush.shards:
+            raise ValueError(f"shard {flush.shard} of {flush.shards} where there are {len(self.lanes)}")
+        return self.lanes[flush.shard]
+
+    def _change_layout(self, flush: PnlFlush, now: float) -> bool:
+        """Show a new layout once all its shards were heard, or nothing of the old one is. Whether it is shown now."""
+        if self._layout:
+            if self._next[0] < flush.layout:
+                self._next = (flush.layout, set())
+            self._next[1].add(flush.shard)
+            is_alive = any(lane.is_needed and not lane.is_silent for lane in self.lanes)
+            if is_alive and len(self._next[1]) < flush.shards:
+                return False
+        is_first = not self._layout
+        self._layout = flush.layout
+        if not is_first or flush.shards != len(self.lanes):
+            self._split(flush.shards, now)
+        if not is_first:
+            # What they said before they were listened to is to be said again.
+            self._doubtful = dict.fromkeys(range(flush.shards))
+        return True
+
+    def _split(self, shards: int, now: float) -> None:
+        """Split the users anew: what was known of them is void, but for how far the stream has come."""
+        before = self.lanes
+        self.lanes = tuple(Lane(shard, self._is_wanted, now) for shard in shards_of(shards))
+        for lane in self.lanes:
+            for one in before:
+                lane.follow(one)
+            lane.is_silent = self.health.prices_are_silent
+        for one in before:
+            for user_id in one.users:
+                self.arrive(user_id)
+
+    def _commit_ready(self, lane: Lane) -> Literal["applied", "waiting", "old", "hole"]:
+        """Commit what no longer waits for anything, now that a lane was heard of."""
+        newest = lane.waiting[-1]
+        if not self._staged or _place(self._staged[0][1]) > newest.position:
+            return self._commit_alone(lane)
+        reached = [other.reached for other in self.lanes if other.is_awaited and other is not lane]
+        upto = same_flush(min([newest.position, *reached]))
+        if _place(self._staged[0][1]) > upto:
+            return "waiting"
+        if len(self.lanes) == 1:
+            return self._commit_alone(lane)
+        self._commit_upto(upto)
+        return "applied"
+
+    def _commit_alone(self, lane: Lane) -> Literal["applied", "old", "hole"]:
+        """Commit what one lane said, with the price flushes it belongs to; nobody else is concerned."""
+        outcomes: list[Literal["applied", "old", "hole"]] = []
+        taken: list[PnlFlush] = []
+        for flush in lane.take_waiting(None):
+            outcomes.append(lane.mirror.apply(flush, self.ordinal + 1))
+            if outcomes[-1] != "old":
+                taken.append(flush)
+        if not taken:
+            return "old"
+        if "hole" in outcomes:
+            self._doubtful[lane.shard.number] = None
+        staged = self._take_staged(taken[-1].position)
+        if staged or taken[-1].position > lane.position or any(map(_has_content, taken)):
+            self._commit(staged, [(lane, flush) for flush in taken])
         else:
             # A mere heartbeat would use up a place, and without price flushes there are few.
-            self.as_of_ms = max(self.as_of_ms, flush.as_of_ms)
-        self.health.heard_pnl(now)
-        if self.health.pnl_is_late:
-            self.check_silence(now)
-        return outcome
+            lane.as_of_ms = max(lane.as_of_ms, taken[-1].as_of_ms)
+            self.as_of_ms = max(self.as_of_ms, taken[-1].as_of_ms)
+        return outcomes[-1]
+
+    def _commit_upto(self, upto: StreamPosition) -> None:
+        """Commit prices, and what came of every lane, up to a flush."""
+        pnl = self._take_over((lane, lane.take_waiting(upto)) for lane in self.lanes)
+        self._commit(self._take_staged(upto), pnl)
+
+    def _take_over(self, waited: Iterable[tuple[Lane, list[PnlFlush]]]) -> list[tuple[Lane, PnlFlush]]:
+        """Apply messages that waited, for the commit that follows. A bad one costs its own shard only."""
+        taken: list[tuple[Lane, PnlFlush]] = []
+        for lane, flushes in waited:
+            for flush in flushes:
+                try:
+                    outcome = lane.mirror.apply(flush, self.ordinal + 1)
+                except (ValueError, KeyError) as error:
+                    lane.mirror.desynchronise()
+                    self._doubtful[lane.shard.number] = error
+                    continue
+                if outcome == "hole":
+                    self._doubtful.setdefault(lane.shard.number, None)
+                if outcome != "old":
+                    taken.append((lane, flush))
+        return taken
 
     def next_deadline(self) -> float | None:
         """When the oldest staged prices have waited long enough."""
@@ -144,31 +296,38 @@ class StreamState:
         overdue = [flush for since, flush in self._staged if now - since >= STAGING_S]
         if not overdue:
             return False
-        last = overdue[-1]
-        self._commit(self._take_staged(StreamPosition(last.epoch, last.flush)), None)
+        self._commit_upto(_place(overdue[-1]))
         return True
 
     def _newest_staged(self) -> StreamPosition:
-        newest = self._staged[-1][1]
-        return StreamPosition(newest.epoch, newest.flush)
+        return _place(self._staged[-1][1])
 
     def _take_staged(self, upto: StreamPosition) -> list[PriceFlush]:
         taken: list[PriceFlush] = []
-        while self._staged and (self._staged[0][1].epoch, self._staged[0][1].flush) <= (upto.epoch, upto.flush):
+        while self._staged and _place(self._staged[0][1]) <= upto:
             taken.append(self._staged.popleft()[1])
         return taken
 
-    def _commit(self, flushes: list[PriceFlush], pnl: PnlFlush | None) -> None:
+    def _commit(self, flushes: list[PriceFlush], pnl: list[tuple[Lane, PnlFlush]]) -> None:
+        """Show price flushes, and P&L that was taken over, as one."""
         self.ordinal += 1
         self.flushes += len(flushes)
-        reached = [StreamPosition(flush.epoch, flush.flush) for flush in flushes]
-        if pnl is not None:
-            reached.append(pnl.position)
-            self.pnl_event_ms = pnl.event_ms
-            self.as_of_ms = max(self.as_of_ms, pnl.as_of_ms)
+        reached: dict[int, StreamPosition] = {}
+        for lane, said in pnl:
+            lane.event_ms = said.event_ms
+            lane.as_of_ms = max(lane.as_of_ms, said.as_of_ms)
+            self.as_of_ms = max(self.as_of_ms, said.as_of_ms)
+            number = lane.shard.number
+            reached[number] = max(reached.get(number, said.position), said.position)
         for flush in flushes:
             self._take_prices(flush)
-        self._advance(max(reached))
+        prices = [_place(flush) for flush in flushes]
+        for lane in self.lanes:
+            own = reached.get(lane.shard.number)
+            if flushes:
+                lane.as_of_ms = self.as_of_ms
+            if prices or own is not None:
+                lane.advance(max([*prices, own] if own is not None else prices))
 
     def _take_prices(self, flush: PriceFlush) -> None:
         self.as_of_ms = flush.as_of_ms
@@ -179,17 +338,6 @@ class StreamState:
             if watched is not None:
                 self._change(watched, price)
         self._expire()
-
-    def _advance(self, reached: StreamPosition) -> None:
-        """Move on: a commit is always past the one before it, also when it came late."""
-        if reached > self.position:
-            self.position = reached
-            self.step += 1
-        elif self.position.revision + 1 < REVISIONS_PER_FLUSH:
-            here = self.position
-            self.position = StreamPosition(here.epoch, here.flush, here.revision + 1)
-            self.step += 1
-        # Else there is no number left before the next flush; what changed waits for it.
 
     def _change(self, watched: WatchedPrice, price: Price) -> None:
         watched.price = price
@@ -237,21 +385,28 @@ class StreamState:
 
     def check_silence(self, now: float) -> bool:
         """Compare what arrived with the clock. True if something was committed because of it."""
-        prices_were_silent, pnl_was_silent = self.health.prices_are_silent, self.health.pnl_is_silent
-        if not self.health.check(now):
+        prices_changed = self.health.check(now)
+        silent = self.health.prices_are_silent
+        ordinal = self.ordinal + 1
+        changed = [lane for lane in self.lanes if lane.check(now, prices_are_silent=silent, ordinal=ordinal)]
+        self.health.note_pnl(is_late=any(lane.is_late and lane.is_needed for lane in self.lanes))
+        if not prices_changed and not changed:
             return False
-        self.ordinal += 1
-        self._advance(self.position)
-        if self.health.prices_are_silent != prices_were_silent:
+        self.ordinal = ordinal
+        for lane in self.lanes if prices_changed else changed:
+            lane.advance(lane.position)
+        if prices_changed:
             self._restate_prices()
-        if self.health.pnl_is_silent != pnl_was_silent:
-            self.pnl_silenced = self.ordinal
         return True
 
     def _restate_prices(self) -> None:
         for watched in self.watched.values():
             if watched.price is not None:
                 self._change(watched, watched.price)
+
+
+def _place(flush: PriceFlush) -> StreamPosition:
+    return StreamPosition(flush.epoch, flush.flush)
 
 
 def _has_content(flush: PnlFlush) -> bool:

@@ -13,6 +13,7 @@ from app.bus.connection import BusUnavailable
 from app.bus.messages import SessionEnded
 from app.bus.prices import PriceBoard
 from app.domain.prices import Feed
+from app.domain.shards import Shard
 from app.websocket.admission import Sessions
 from app.websocket.announcer import Announcer, InterestOutlet
 from app.websocket.answers import Answers
@@ -66,7 +67,7 @@ class Stream:
         self._announcer = Announcer(
             interest,
             symbols=self._watched_symbols,
-            on_gone=self.state.mirror.drop,
+            on_gone=self.state.drop,
             on_bus=lambda is_down: self.state.health.note_bus(is_down=is_down),
             clock=clock,
         )
@@ -112,13 +113,13 @@ class Stream:
         return {
             "connections": len(self.manager),
             "watched_symbols": len(self.state.watched),
-            "users": len(self.state.mirror.users),
+            "users": sum(len(lane.mirror.users) for lane in self.state.lanes),
             "updates": self._delivery.updates,
             "merged_flushes": self._delivery.merged,
             "skipped": self.schedule.skipped,
             "price_gaps": self.state.price_gaps,
-            "pnl_holes": self.state.mirror.holes,
-            "old_epochs": self.state.mirror.old_epochs,
+            "pnl_holes": sum(lane.mirror.holes for lane in self.state.lanes),
+            "old_epochs": sum(lane.mirror.old_epochs for lane in self.state.lanes),
             "event_holes": self._relay.holes,
             "unreadable": self._follower.unreadable,
         }
@@ -142,8 +143,8 @@ class Stream:
     def committed(self) -> None:
         self.schedule.wake()
 
-    def ask_again(self) -> None:
-        self._announcer.ask_again()
+    def ask_again(self, shard: Shard | None) -> None:
+        self._announcer.ask_again(shard)
 
     def happened(self, notice: EventNotice) -> None:
         self._relay.offer(notice)
@@ -152,7 +153,7 @@ class Stream:
         self.manager.end_session(notice.user_id, notice.session_id)
 
     def resynchronised(self) -> None:
-        self._announcer.ask_again()
+        self._announcer.ask_again(None)
         self._relay.suspect_all()
 
     def _watched_symbols(self) -> Set[str]:
@@ -184,7 +185,7 @@ class Stream:
                 self.manager.end_expired(time.time_ns() // 1_000_000)
 
     def _shown_seq(self, user_id: str) -> int | None:
-        view = self.state.mirror.users.get(user_id)
+        view = self.state.view_of(user_id)
         return None if view is None else view.ledger_seq
 
     def _miss_users(self, now: float) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
 import structlog
@@ -19,17 +20,19 @@ class LeaseLost(Exception):
 class Leases(Protocol):
     """Where leases are kept. Every method raises DatabaseUnavailable."""
 
+    async def held(self, roles: Sequence[str]) -> set[str]: ...
     async def acquire(self, role: str, holder: str, ttl_ms: int) -> int | None: ...
     async def renew(self, role: str, holder: str, epoch: int, ttl_ms: int) -> bool: ...
     async def release(self, role: str, holder: str, epoch: int) -> None: ...
 
 
 class Leadership:
-    """One worker's claim to a role. ``holder`` is unique to the process."""
+    """One worker's claim to a role, or to whichever of several is free. ``holder`` is unique to the process."""
 
-    def __init__(self, leases: Leases, role: str, holder: str, ttl_ms: int) -> None:
+    def __init__(self, leases: Leases, role: str | Sequence[str], holder: str, ttl_ms: int) -> None:
         self._leases = leases
-        self._role = role
+        self._roles = (role,) if isinstance(role, str) else tuple(role)
+        self._role = self._roles[0]
         self._holder = holder
         self._ttl_ms = ttl_ms
         self._interval_s = ttl_ms / 3000
@@ -45,13 +48,18 @@ class Leadership:
         """
         return time.monotonic() < self._certain_until
 
+    @property
+    def role(self) -> str:
+        """The role that is held."""
+        return self._role
+
     async def acquire(self) -> int:
-        """Stand by until the lease is held; the result is the epoch."""
+        """Stand by until a lease is held; the result is its epoch."""
         reason = ""
         while True:
             asked_at = time.monotonic()
             try:
-                epoch = await self._leases.acquire(self._role, self._holder, self._ttl_ms)
+                epoch = await self._take_any()
             except DatabaseUnavailable as error:
                 reason = self._stand_by(reason, f"the database cannot be asked: {error}")
             else:
@@ -62,6 +70,19 @@ class Leadership:
                     return epoch
                 reason = self._stand_by(reason, "another worker is active")
             await asyncio.sleep(random.uniform(0.5, 1.0) * self._interval_s)
+
+    async def _take_any(self) -> int | None:
+        """Take the first role that is free. Many may want the same one: the others then take the next."""
+        free = self._roles
+        if len(self._roles) > 1:
+            held = await self._leases.held(self._roles)
+            free = tuple(role for role in self._roles if role not in held)
+        for role in free:
+            epoch = await self._leases.acquire(role, self._holder, self._ttl_ms)
+            if epoch is not None:
+                self._role = role
+                return epoch
+        return None
 
     async def keep(self) -> NoReturn:
         """Renew the lease for ever.
@@ -97,5 +118,5 @@ class Leadership:
     def _stand_by(self, said: str, reason: str) -> str:
         """Log why it waits, once per reason."""
         if reason != said:
-            log.info("lease.standing_by", role=self._role, reason=reason)
+            log.info("lease.standing_by", role=",".join(self._roles), reason=reason)
         return reason

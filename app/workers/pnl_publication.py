@@ -15,6 +15,7 @@ from app.domain.book import Book, Change, Holder, Valuation
 from app.domain.decimals import format_decimal
 from app.domain.positions import Position
 from app.domain.prices import StreamPosition
+from app.domain.shards import EVERYBODY, Shard
 from app.domain.statements import position_statement
 from app.domain.valuation import value_position
 from app.domain.wide import High, Indices, Low, Mask
@@ -50,9 +51,19 @@ class _Moment:
 
 
 class Publication:
-    """Composes flushes. ``book_epoch`` is the fencing epoch of this worker."""
+    """Composes flushes. ``book_epoch`` is the fencing epoch of this worker, ``layout`` that of the number of shards."""
 
-    def __init__(self, book: Book, watchers: Watchers, cache: CacheRound, *, book_epoch: int, shard: int = 0) -> None:
+    def __init__(
+        self,
+        book: Book,
+        watchers: Watchers,
+        cache: CacheRound,
+        *,
+        book_epoch: int,
+        shard: Shard = EVERYBODY,
+        layout: int = 0,
+    ) -> None:
+        self.layout = layout
         self._book = book
         self._watchers = watchers
         self._cache = cache
@@ -98,7 +109,7 @@ class Publication:
                 (
                     instance.instance_id,
                     PnlFlush(
-                        shard=self._shard,
+                        shard=self._shard.number,
                         book_epoch=self._book_epoch,
                         sequence=self._watchers.next_sequence(instance.instance_id),
                         position=place,
@@ -108,6 +119,8 @@ class Publication:
                         marks=self._marks_for(instance, moment, new_rows, marks),
                         user_unrealized=_user_columns(valuation, told_of),
                         row_unrealized=self._row_columns(rows, new_rows),
+                        shards=self._shard.shards,
+                        layout=self.layout,
                     ),
                 )
             )

@@ -1,9 +1,10 @@
 """The P&L worker: follows prices and ledger events, and tells every web instance what its users are worth.
 
-One is active at a time, by a lease; its epoch marks everything it says. It
-starts by loading everything, so a restart is the recovery from anything. What
-ends it: a lost lease, a database that is away at the start, and bugs. Redis or
-the database going away later is waited out.
+One is active per shard of the users, by a lease; its epoch marks everything it
+says. A worker takes the first shard that nobody has, and stands by for any while
+all are taken. It starts by loading everything of its shard, so a restart is the
+recovery from anything. What ends it: a lost lease, a database that is away at the
+start, and bugs. Redis or the database going away later is waited out.
 """
 
 import asyncio
@@ -28,7 +29,10 @@ from app.bus.subscription import Message, Resync, Subscription
 from app.domain.book import Book
 from app.domain.pnl_snapshot import pnl_snapshot
 from app.domain.prices import Price
+from app.domain.shards import EVERYBODY, Shard, shards_of
 from app.repositories.books import BookRepository
+from app.repositories.database import DatabaseUnavailable
+from app.repositories.layouts import LayoutRepository, role_of
 from app.repositories.leases import LeaseRepository
 from app.workers.book_keeper import BookKeeper
 from app.workers.cache_round import CacheRound
@@ -43,8 +47,8 @@ from app.workers.watchers import Watchers
 
 log = structlog.get_logger(__name__)
 
-SHARD = 0
-ROLE = f"pnl:{SHARD}"
+ROLE = role_of(EVERYBODY)
+"""The role where nothing is split."""
 
 _LOOK_EVERY_S = 0.05
 """How often the pace is asked when no message comes: well below every wait in it."""
@@ -56,17 +60,20 @@ _CACHED_ROWS_AT_ONCE = 300
 """Rendering a row takes some 30 µs, and publishing must not wait long for it."""
 _HELD_EVERY_S = 0.3
 _HELD_AGAIN_S = 10.0
+_LAYOUT_EVERY_S = 1.0
 
 
 class PnlWorker:
-    """The work of one epoch."""
+    """The work of one epoch of a shard."""
 
     def __init__(
         self,
         books: BookRepository,
+        layouts: LayoutRepository,
         redis: "Redis",
         leadership: Leadership,
         *,
+        shard: Shard,
         epoch: int,
         stale_after_ms: int,
         reporting_currency: str,
@@ -77,13 +84,15 @@ class PnlWorker:
         self._redis_timeout_s = redis_timeout_s
         self._stale_after_ms = stale_after_ms
         self._leadership = leadership
+        self._layouts = layouts
+        self._shard = shard
         self._inbox = Inbox()
         self._board = PriceBoard()
         self._book = Book(stale_after_ms)
-        self._watchers = Watchers(self._book)
+        self._watchers = Watchers(self._book, shard)
         self._cache = CacheRound()
-        self._publication = Publication(self._book, self._watchers, self._cache, book_epoch=epoch, shard=SHARD)
-        self._publisher = PnlPublisher(redis, redis_timeout_s, cache_ttl_s)
+        self._publication = Publication(self._book, self._watchers, self._cache, book_epoch=epoch, shard=shard)
+        self._publisher = PnlPublisher(redis, redis_timeout_s, cache_ttl_s, shard)
         self._keeper = BookKeeper(books, self._book, reporting_currency)
         self._instances = InstanceKeeper(self._watchers, redis, redis_timeout_s)
         self._pace = PnlPace(time.monotonic())
@@ -92,6 +101,7 @@ class PnlWorker:
         self._has_spoken = asyncio.Event()
         self._prices_are_lost = False
         self._bus_is_away = False
+        self._shards_in_force = 0
         self.refused_messages = 0
 
     async def run(self) -> NoReturn:
@@ -104,12 +114,44 @@ class PnlWorker:
             await self._keeper.load_all()
             # A million positions would be walked through by every full collection.
             gc.freeze()
+            await self._enter_layout()
+            tasks.create_task(self._follow_layout(), name="pnl.layout")
             tasks.create_task(self._serve(), name="pnl.serve")
             tasks.create_task(self._keeper.run(), name="pnl.keeper")
             tasks.create_task(self._instances.run(), name="pnl.instances")
             tasks.create_task(self._keep_cache(), name="pnl.cache")
             tasks.create_task(self._keep_held(), name="pnl.held")
         raise AssertionError("none of the tasks returns")
+
+    async def _enter_layout(self) -> None:
+        """Wait until the number of shards that this worker knows is in force: before that, nobody would listen."""
+        while True:
+            if await self._look_at_layout():
+                return
+            await asyncio.sleep(_LAYOUT_EVERY_S)
+
+    async def _follow_layout(self) -> NoReturn:
+        while True:
+            await asyncio.sleep(_LAYOUT_EVERY_S)
+            try:
+                await self._look_at_layout()
+            except DatabaseUnavailable as error:
+                log.warning("pnl_worker.layout_unknown", reason=str(error))
+
+    async def _look_at_layout(self) -> bool:
+        """Whether this worker's number of shards is in force. Where it is no more, it goes on unheard."""
+        in_force = await self._layouts.declare(self._shard.shards, is_new=not self._publication.layout)
+        self._note_layout(in_force.shards)
+        if in_force.shards != self._shard.shards:
+            return False
+        self._publication.layout = in_force.epoch
+        return True
+
+    def _note_layout(self, shards: int) -> None:
+        """Log a change of the number in force, once each."""
+        if shards != self._shards_in_force:
+            self._shards_in_force = shards
+            log.info("pnl_worker.layout", in_force=shards, own=self._shard.shards)
 
     async def _serve(self) -> NoReturn:
         while True:
@@ -147,6 +189,8 @@ class PnlWorker:
             self._moved_on(flush.prices)
 
     def _take_event(self, event: LedgerEvent) -> None:
+        if not self._shard.has(event.user_id):
+            return
         if self._book.apply_positions(event.user_id, event.seq, event.positions) == "gap":
             self._keeper.reload([event.user_id])
 
@@ -287,20 +331,25 @@ async def run_pnl_worker(
     reporting_currency: str,
     redis_timeout_s: float,
     cache_ttl_s: int,
+    shards: int = 1,
 ) -> NoReturn:
-    """Stand by until the lease is this worker's, then publish until cancelled.
+    """Stand by until the lease of a shard is this worker's, then publish until cancelled.
 
     Raises (in an exception group): LeaseLost, another worker is active now;
     DatabaseUnavailable, the load at the start failed. Either way this process
     must end.
     """
-    leadership = Leadership(LeaseRepository(engine), ROLE, holder, lease_ttl_ms)
+    roles = {role_of(shard): shard for shard in shards_of(shards)}
+    leadership = Leadership(LeaseRepository(engine), list(roles), holder, lease_ttl_ms)
     epoch = await leadership.acquire()
+    shard = roles[leadership.role]
     try:
         worker = PnlWorker(
-            BookRepository(engine),
+            BookRepository(engine, shard),
+            LayoutRepository(engine),
             redis,
             leadership,
+            shard=shard,
             epoch=epoch,
             stale_after_ms=stale_after_ms,
             reporting_currency=reporting_currency,

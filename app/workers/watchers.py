@@ -13,6 +13,7 @@ import numpy as np
 from app.bus.interest import digest
 from app.bus.messages import Interest
 from app.domain.book import Book
+from app.domain.shards import EVERYBODY, Shard
 from app.domain.slack_matrix import grown
 from app.domain.wide import Mask
 
@@ -31,7 +32,7 @@ class Instance:
         self.has_lost_users = False
         """Whether users left since the marks it was told of were last looked through."""
         self.waiting: OrderedDict[str, None] = OrderedDict()
-        """Users it has not been told of, in the order they came."""
+        """Users of the shard it has not been told of, in the order they came."""
         self._following: Mask = np.zeros(64, np.bool_)
         self._told: Mask = np.zeros(64, np.bool_)
 
@@ -52,18 +53,23 @@ class Instance:
 
 
 class Watchers:
-    """All live instances. The book watches a user as long as any instance follows him."""
+    """All live instances. The book watches a user as long as any instance follows him.
 
-    def __init__(self, book: Book) -> None:
+    Users of other shards are known by id, for the digest counts them, and no more.
+    """
+
+    def __init__(self, book: Book, shard: Shard = EVERYBODY) -> None:
         self.instances: dict[str, Instance] = {}
         self._book = book
+        self._shard = shard
         self._followers: Counter[int] = Counter()
         self._sequences: OrderedDict[str, int] = OrderedDict()
 
     def apply(self, interest: Interest) -> bool:
         """Take over an announcement. False: the instance knows more; read its set of users."""
         if interest.gone:
-            self.leave(interest.instance_id)
+            if interest.shard in {None, self._shard.name}:
+                self.leave(interest.instance_id)
             return True
         instance = self.join(interest.instance_id)
         for user_id in interest.removed:
@@ -117,7 +123,8 @@ class Watchers:
         if user_id not in instance.users:
             instance.users.add(user_id)
             instance.digest = (instance.digest + digest([user_id])) % 2**64
-            instance.waiting[user_id] = None
+            if self._shard.has(user_id):
+                instance.waiting[user_id] = None
 
     def _remove(self, instance: Instance, user_id: str) -> None:
         if user_id not in instance.users:

@@ -21,7 +21,9 @@ from app.bus.interest import (
     read_interesting_symbols,
 )
 from app.bus.messages import Interest
+from app.bus.pnl import PnlPublisher
 from app.bus.subscription import Message, Subscription
+from app.domain.shards import Shard
 
 TIMEOUT_S = 2.0
 
@@ -162,7 +164,7 @@ async def test_who_leaves_leaves_nothing_behind(redis: Redis, publisher: Interes
 
 
 async def test_interesting_symbols_are_those_held_or_watched_at_any_living_instance(redis: Redis) -> None:
-    await redis.sadd(keys.HELD_SYMBOLS, "ADAUSDT")
+    await PnlPublisher(redis, TIMEOUT_S, 60).hold({"ADAUSDT"})
     await InterestPublisher(redis, "w1", TIMEOUT_S).heartbeat(set(), {"BTCUSDT", "ETHUSDT"})
     await InterestPublisher(redis, "w2", TIMEOUT_S).heartbeat(set(), {"ETHUSDT", "１２３４５６"})
     await InterestPublisher(redis, "w3", TIMEOUT_S).heartbeat(set(), {"DEADUSDT"})
@@ -194,3 +196,25 @@ def test_a_digest_is_of_the_set_and_not_of_its_order(users: set[str], chance: ob
 
     assert digest(listed) == digest(users)
     assert digest(users | {"one more, of all"}) != digest(users)
+
+
+async def test_symbols_held_in_any_shard_are_interesting_for_as_long_as_they_last(redis: Redis) -> None:
+    shards = [PnlPublisher(redis, TIMEOUT_S, 60, Shard(number, 3)) for number in range(3)]
+    for publisher, symbol in zip(shards, ("ADAUSDT", "BTCUSDT", "ETHUSDT"), strict=True):
+        await publisher.hold({symbol})
+    await shards[1].hold({"XRPUSDT"})  # says what it holds now; the others may be dead and stay in force
+    await redis.zadd(keys.HELD_BY, {"2/3": 1})
+
+    assert await read_interesting_symbols(redis, TIMEOUT_S) == {"ADAUSDT", "XRPUSDT"}
+    assert await redis.ttl(keys.held_symbols("0/3")) > 3600
+
+
+async def test_one_shard_alone_can_be_asked_for_everything(redis: Redis, publisher: InterestPublisher) -> None:
+    await publisher.heartbeat({"ada"}, set())
+    async with heard(redis) as announcements:
+        await publisher.reset(Shard(1, 2))
+
+        gone, again = await settled(announcements, 2)
+
+    assert (gone.gone, gone.shard) == (True, "1/2")
+    assert again.added == ["ada"]

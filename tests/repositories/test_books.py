@@ -2,11 +2,13 @@
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from uuid import uuid4
 
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.repositories.books import BookRepository
+from app.domain.shards import shard_of, shards_of
+from app.repositories.books import _IN_SHARD, BookRepository
 from app.repositories.fills import Holder
 
 from .conftest import fill, instrument, new_user
@@ -108,3 +110,31 @@ async def test_heads_tell_who_changed_since_a_moment(engine: AsyncEngine, alice:
 
     assert await repository.heads_changed_since(now - timedelta(seconds=10)) == [(alice.user_id, 1)]
     assert await repository.heads_changed_since(now + timedelta(seconds=10)) == []
+
+
+async def test_the_database_reckons_the_same_shard_for_every_user(engine: AsyncEngine) -> None:
+    ids = [str(uuid4()) for _ in range(10_000)]
+    query = text(f"SELECT u.id::text FROM unnest(CAST(:ids AS uuid[])) AS u (id) WHERE {_IN_SHARD}")
+
+    for shards in (2, 3, 64):
+        for shard in {0, 1, shards - 1}:
+            async with engine.connect() as connection:
+                found = await connection.scalars(query, {"ids": ids, "shard": shard, "shards": shards})
+            assert set(found) == {user_id for user_id in ids if shard_of(user_id, shards) == shard}
+
+
+async def test_every_shard_reads_its_own_users_and_nobody_else_s(engine: AsyncEngine) -> None:
+    holders = [await new_user(engine, f"user{n}") for n in range(12)]
+    for holder in holders:
+        await fill(engine, holder, "buy", "1", "100")
+    ids = {holder.user_id for holder in holders}
+    long_ago = datetime.now(UTC) - timedelta(hours=1)
+
+    for shard in shards_of(3):
+        own = {user_id for user_id in ids if shard.has(user_id)}
+        repository = BookRepository(engine, shard)
+        streamed = [book.user_id async for batch in repository.stream(batch_size=2) for book in batch]
+
+        assert sorted(streamed) == sorted(own)
+        assert {book.user_id for book in await repository.load(sorted(ids))} == own
+        assert {user_id for user_id, _ in await repository.heads_changed_since(long_ago)} == own

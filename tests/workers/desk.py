@@ -187,7 +187,7 @@ async def listening(redis: "Redis", instance_id: str = "w1") -> AsyncIterator[We
 
 @asynccontextmanager
 async def working(
-    engine: AsyncEngine, redis: "Redis", *, holder: str = "worker", ttl_ms: int = 600
+    engine: AsyncEngine, redis: "Redis", *, holder: str = "worker", ttl_ms: int = 600, shards: int = 1
 ) -> AsyncIterator["asyncio.Task[None]"]:
     """A P&L worker (or one standing by) while the block runs."""
 
@@ -201,6 +201,7 @@ async def working(
             reporting_currency="USDT",
             redis_timeout_s=1.0,
             cache_ttl_s=60,
+            shards=shards,
         )
 
     task = asyncio.create_task(run())

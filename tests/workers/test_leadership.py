@@ -116,3 +116,28 @@ async def test_a_lease_that_cannot_be_released_does_not_stop_the_end() -> None:
     await leadership.release()
 
     assert not leadership.is_certain
+
+
+async def test_workers_share_several_roles_and_the_one_too_many_stands_by_for_any(leases: LeaseRepository) -> None:
+    roles = ["pnl:0/2", "pnl:1/2"]
+    first, second, third = (Leadership(leases, roles, holder, TTL_MS) for holder in ("a", "b", "c"))
+    await asyncio.wait_for(asyncio.gather(first.acquire(), second.acquire()), 2)
+    assert {first.role, second.role} == set(roles)
+    keeping = asyncio.create_task(first.keep())
+    try:
+        # The second does not renew: it is as good as dead.
+        assert await asyncio.wait_for(third.acquire(), 3) == 2
+        assert third.role == second.role
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+
+
+async def test_a_worker_takes_the_first_role_that_is_free(leases: LeaseRepository) -> None:
+    roles = ["pnl:0/3", "pnl:1/3", "pnl:2/3"]
+    await leases.acquire("pnl:0/3", "somebody", 60_000)
+    worker = Leadership(leases, roles, "a", TTL_MS)
+
+    await worker.acquire()
+
+    assert worker.role == "pnl:1/3"

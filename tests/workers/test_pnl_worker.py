@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.bus import keys
 from app.bus.connection import connect
 from app.domain.decimals import parse_signed
+from app.domain.shards import EVERYBODY
 from app.repositories.database import create_engine
 from app.workers.leadership import LeaseLost
 from app.workers.pnl_worker import ROLE
@@ -310,7 +311,7 @@ async def test_nothing_is_cached_for_who_is_not_watched(
 
 async def test_held_symbols_follow_the_positions(engine: AsyncEngine, redis: Redis, trader: Trader) -> None:
     async def held() -> set[bytes]:
-        return set(await redis.smembers(keys.HELD_SYMBOLS))
+        return set(await redis.smembers(keys.held_symbols(EVERYBODY.name)))
 
     async def become(expected: set[bytes]) -> None:
         async with asyncio.timeout(5):

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from app.bus import keys
 from app.bus.connection import BusUnavailable
 from app.bus.messages import PriceFlush
+from app.bus.pnl import PnlPublisher
 from app.bus.prices import Fenced, PriceBoard, PricePublisher, decode_flush, read_instruments, read_prices
 from app.bus.subscription import Message, Resync, Subscription
 from app.domain.conflation import Conflator, Quote, SnapshotQuote
@@ -453,7 +454,7 @@ async def test_prices_go_from_the_exchange_to_redis(
     processes = Processes(database_url, redis_url, exchange.rest_url, exchange.stream_url)
     async with running(processes.price_worker("one")):
         await wait_for_epoch(redis, 1)
-        await redis.sadd(keys.HELD_SYMBOLS, "BTCUSDT")  # type: ignore[misc]
+        await PnlPublisher(redis, 2.0, 60).hold({"BTCUSDT"})
         await eventually(lambda: "btcusdt@bookTicker" in exchange.latest.streams)
         quote = {"u": 7, "s": "BTCUSDT", "b": "100.0", "B": "1", "a": "101.0", "A": "1"}
         await exchange.latest.send("btcusdt@bookTicker", quote)

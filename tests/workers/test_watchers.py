@@ -3,6 +3,7 @@
 from app.bus.interest import digest
 from app.bus.messages import Interest
 from app.domain.book import Book
+from app.domain.shards import Shard
 from app.workers.cache_round import CacheRound
 from app.workers.watchers import Watchers
 from tests.domain.books import STALE_AFTER_MS, position, user_book
@@ -85,3 +86,22 @@ def test_who_did_not_change_is_not_written_again() -> None:
     cache.note_written(1, 10.0)
 
     assert cache.next(99.0, 9) == []
+
+
+def test_users_of_other_shards_count_in_the_digest_and_are_never_waited_for() -> None:
+    mine, other = "00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"
+    known = Watchers(Book(STALE_AFTER_MS), Shard(1, 2))
+
+    assert known.apply(Interest("w1", digest([mine, other]), added=[mine, other]))
+    assert list(known.instances["w1"].waiting) == [mine]
+    assert known.apply(Interest("w1", digest([mine]), removed=[other]))
+
+
+def test_an_instance_that_asks_another_shard_again_is_not_forgotten() -> None:
+    known = Watchers(Book(STALE_AFTER_MS), Shard(1, 2))
+    known.join("w1")
+
+    known.apply(Interest("w1", 0, gone=True, shard="0/2"))
+    assert "w1" in known.instances
+    known.apply(Interest("w1", 0, gone=True, shard="1/2"))
+    assert "w1" not in known.instances
