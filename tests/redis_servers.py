@@ -16,6 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from app.bus.cluster import ClusterRedis
+from app.bus.slots import slot_of_key
 from app.embedded.redis import server_program
 from app.embedded.tether import spawn
 from app.supervision.claims import free_port
@@ -146,11 +147,20 @@ class SentinelServers:
         _, port = self.sentinels[0].ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
         return next(server for server in self.servers if server.port == int(port))
 
+    def master_of(self, key: str) -> Node:
+        """Who serves a key: always the same one."""
+        return self.master()
+
     def restore(self) -> None:
         """Start what was stopped, and wait until all is well again."""
         for node in (*self.servers, *self.sentinels):
             if not node.is_running:
                 node.start()
+        master = self.master()
+        for server in self.servers:
+            if server is not master and server.says("replication")["role"] == "master":
+                # Sentinels would do it too, some ten seconds later.
+                server.ask("REPLICAOF", "127.0.0.1", master.port)
         wait_until("a replica in step", lambda: self._is_well(self.master()), 30.0)
 
     def _is_well(self, master: Node) -> bool:
@@ -235,6 +245,10 @@ class ClusterServers:
                 return next(node for node in self.nodes if node.port == int(owner[1]))
         raise LookupError(slot)
 
+    def master_of(self, key: str) -> Node:
+        """Who serves a key."""
+        return self.owner(slot_of_key(key))
+
     def restore(self) -> None:
         """Start what was stopped, and wait until all is well again."""
         for node in self.nodes:
@@ -262,6 +276,9 @@ class ClusterServers:
 def _slots(node: Node) -> list[Any]:
     slots: list[Any] = node.ask("CLUSTER", "SLOTS")
     return slots
+
+
+Servers = SentinelServers | ClusterServers
 
 
 async def until(condition: Callable[[], bool], within_s: float = 10.0) -> None:

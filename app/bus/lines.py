@@ -1,9 +1,10 @@
 """Connections that listen: one to a single server, one per shard of a cluster. None outlives its first trouble."""
 
 import asyncio
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from operator import itemgetter
 from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
@@ -17,9 +18,6 @@ from app.bus.topology import Address
 
 _MOST_WAITING: Final = 100
 """Messages of all shards together that wait here; beyond that they wait in the connections."""
-
-_PROBE_AFTER_S: Final = 2.0
-"""A shard that is silent for this long is asked whether it is there, and given as long to answer."""
 
 ChannelsBySlot: TypeAlias = Mapping[int, Sequence[str]]
 """One command subscribes to the channels of one slot only."""
@@ -86,17 +84,32 @@ def _message(reply: dict[str, Any] | None) -> Message | None:
 
 
 class ClusterLine:
-    """The lines to all shards that have some of the channels. The first to fail ends it."""
+    """The lines to all shards that have some of the channels. The first to fail ends it.
 
-    def __init__(self, cluster: ClusterRedis) -> None:
+    What several shards sent before it was looked at comes in the order of the
+    channels: name first what the others follow from. A shard that is silent for
+    ``timeout_s`` is asked whether it is there, and given as long to answer: the
+    others would hide its silence.
+    """
+
+    def __init__(self, cluster: ClusterRedis, timeout_s: float) -> None:
         self._cluster = cluster
-        self._heard: asyncio.Queue[Message | Exception] = asyncio.Queue(_MOST_WAITING)
+        self._timeout_s = timeout_s
+        self._heard: asyncio.Queue[tuple[int, Message | Exception]] = asyncio.Queue(_MOST_WAITING)
+        self._sorted: deque[Message | Exception] = deque()
 
     async def next(self) -> Message:
-        heard = await self._heard.get()
-        if isinstance(heard, Exception):
-            raise heard
-        return heard
+        if not self._sorted:
+            heard = [await self._heard.get()]
+            # Whoever has something from the same turn of the loop hands it over now.
+            await asyncio.sleep(0)
+            while not self._heard.empty():
+                heard.append(self._heard.get_nowait())
+            self._sorted.extend(item for _, item in sorted(heard, key=itemgetter(0)))
+        item = self._sorted.popleft()
+        if isinstance(item, Exception):
+            raise item
+        return item
 
     async def subscribe(self, line: ServerLine, address: Address, by_slot: ChannelsBySlot) -> None:
         """Hear a shard's channels."""
@@ -104,18 +117,18 @@ class ClusterLine:
             for channels in by_slot.values():
                 await line.subscribe(channels)
 
-    async def listen(self, line: ServerLine, address: Address, slots: Iterable[int]) -> None:
+    async def listen(self, rank: int, line: ServerLine, address: Address, slots: Iterable[int]) -> None:
         """Pass one shard's messages on until it fails, or is no longer the one that owns the slots."""
         try:
             while True:
-                message = await line.next_within(_PROBE_AFTER_S)
+                message = await line.next_within(self._timeout_s)
                 if message is not None:
-                    await self._heard.put(message)
+                    await self._heard.put((rank, message))
                 if any(self._cluster.slots.owner(slot) != address for slot in slots):
                     raise ConnectionResetError
         except (RedisError, OSError) as error:
             self._cluster.doubt(address)
-            await self._heard.put(error)
+            await self._heard.put((rank, error))
 
 
 @asynccontextmanager
@@ -133,7 +146,7 @@ async def open_line(redis: "Redis", channels: Sequence[str], timeout_s: float) -
 
 @asynccontextmanager
 async def _cluster_line(cluster: ClusterRedis, channels: Sequence[str], timeout_s: float) -> AsyncIterator[Line]:
-    cluster_line = ClusterLine(cluster)
+    cluster_line = ClusterLine(cluster, timeout_s)
     shards: list[tuple[ServerLine, Address, ChannelsBySlot]] = []
     async with AsyncExitStack() as opened:
         async with asyncio.timeout(timeout_s):
@@ -142,7 +155,10 @@ async def _cluster_line(cluster: ClusterRedis, channels: Sequence[str], timeout_
                 line = ServerLine(pubsub, sharded=True)
                 await cluster_line.subscribe(line, address, by_slot)
                 shards.append((line, address, by_slot))
-        tasks = [asyncio.create_task(cluster_line.listen(*shard), name="bus.shard") for shard in shards]
+        tasks = [
+            asyncio.create_task(cluster_line.listen(rank, *shard), name="bus.shard")
+            for rank, shard in enumerate(shards)
+        ]
         try:
             yield cluster_line
         finally:

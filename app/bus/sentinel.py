@@ -4,6 +4,7 @@ The rest is redis-py's: when the Sentinels name another master, connections to t
 one before are dropped, and so is one that answers READONLY.
 """
 
+import asyncio
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -22,6 +23,22 @@ _PATIENCE = 4
 """So many Sentinels may be dead before asking them takes longer than a command may."""
 
 
+class _Sentinels(Sentinel):
+    """Asked by one task at a time.
+
+    redis-py moves the one that answered to the front of the list; with two tasks
+    at it, one Sentinel ends up in the list twice and another is lost for ever.
+    """
+
+    def __init__(self, service: SentinelService, options: dict[str, Any]) -> None:
+        super().__init__(service.sentinels, sentinel_kwargs=options)  # type: ignore[no-untyped-call]
+        self._turn = asyncio.Lock()
+
+    async def discover_master(self, service_name: str) -> Any:
+        async with self._turn:
+            return await super().discover_master(service_name)
+
+
 class _MasterPool(SentinelConnectionPool, BlockingConnectionPool):
     """Connections to the present master. It waits for a free one, which redis-py's own does not."""
 
@@ -30,10 +47,8 @@ class SentinelRedis(Redis):
     """A client of the master, that closes its connections to the Sentinels too."""
 
     def __init__(self, service: SentinelService, timeout_s: float, max_connections: int) -> None:
-        sentinel_options = _options(service.sentinel.url, timeout_s / _PATIENCE)
-        self._sentinels = Sentinel(  # type: ignore[no-untyped-call]
-            service.sentinels, sentinel_kwargs={**sentinel_options, "ssl": _is_tls(service.sentinel.url)}
-        )
+        options = _options(service.sentinel.url, timeout_s / _PATIENCE)
+        self._sentinels = _Sentinels(service, {**options, "ssl": _is_tls(service.sentinel.url)})
         pool = _MasterPool(  # type: ignore[no-untyped-call]
             service.service,
             self._sentinels,

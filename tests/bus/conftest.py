@@ -8,29 +8,7 @@ from redis.asyncio import Redis
 
 from app.bus.connection import connect
 from app.embedded.redis import EmbeddedRedis
-from tests.redis_servers import ClusterServers, SentinelServers, everywhere
-
-
-@pytest.fixture(scope="session")
-def sentinel_servers(server_dir: Path) -> Iterator[SentinelServers]:
-    """A master, a replica, three Sentinels."""
-    servers = SentinelServers(server_dir / "sentinel")
-    try:
-        servers.start()
-        yield servers
-    finally:
-        servers.stop()
-
-
-@pytest.fixture(scope="session")
-def cluster_servers(server_dir: Path) -> Iterator[ClusterServers]:
-    """Three masters with a replica each."""
-    servers = ClusterServers(server_dir / "cluster")
-    try:
-        servers.start()
-        yield servers
-    finally:
-        servers.stop()
+from tests.redis_servers import Servers, everywhere
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +24,7 @@ def redis_url(request: pytest.FixtureRequest) -> str:
     if request.param == "single":
         url: str = request.getfixturevalue("single_redis_url")
         return url
-    servers: SentinelServers | ClusterServers = request.getfixturevalue(f"{request.param}_servers")
+    servers: Servers = request.getfixturevalue(f"{request.param}_servers")
     return servers.url
 
 
@@ -57,3 +35,11 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
     await everywhere(client, "FLUSHALL")
     yield client
     await client.aclose()
+
+
+@pytest.fixture(params=["sentinel", "cluster"])
+def servers(request: pytest.FixtureRequest) -> Iterator[Servers]:
+    """Several servers of which a test may stop some."""
+    running: Servers = request.getfixturevalue(f"{request.param}_servers")
+    yield running
+    running.restore()
