@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import redis as blocking
 from redis.asyncio import Redis
@@ -23,7 +24,23 @@ from app.supervision.claims import free_port
 
 SERVICE = "tidemark"
 _START_S = 15.0
-_MEMORY_ONLY = ("--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0", "--loglevel", "notice")
+_PASSWORD = "sécret:@/"
+_QUOTED = quote(_PASSWORD, safe="")
+_SENTINEL_PASSWORD = "watch"
+_MEMORY_ONLY = (
+    "--save",
+    "",
+    "--appendonly",
+    "no",
+    "--repl-diskless-sync-delay",
+    "0",
+    "--loglevel",
+    "notice",
+    "--requirepass",
+    _PASSWORD,
+    "--primaryauth",
+    _PASSWORD,
+)
 
 
 def wait_until(what: str, condition: Callable[[], bool], within_s: float = _START_S) -> None:
@@ -48,6 +65,8 @@ async def all_keys(redis: Redis) -> list[bytes]:
 
 class Node:
     """One valkey-server process on a port of its own."""
+
+    password = _PASSWORD
 
     def __init__(self, directory: Path, *options: str) -> None:
         self.port = free_port("127.0.0.1")
@@ -95,14 +114,19 @@ class Node:
 
     def ask(self, *command: Any) -> Any:
         """Run a command from outside the event loop."""
-        with blocking.Redis(port=self.port, decode_responses=True, protocol=2, socket_timeout=5) as client:
+        with self._client(protocol=2) as client:
             return client.execute_command(*command)
 
     def says(self, section: str) -> dict[str, Any]:
         """A section of INFO."""
-        with blocking.Redis(port=self.port, decode_responses=True, socket_timeout=5) as client:
+        with self._client(protocol=3) as client:
             said: dict[str, Any] = client.info(section)
             return said
+
+    def _client(self, protocol: int) -> blocking.Redis:
+        return blocking.Redis(
+            port=self.port, password=self.password, decode_responses=True, protocol=protocol, socket_timeout=5
+        )
 
     def _answers(self) -> bool:
         try:
@@ -112,6 +136,8 @@ class Node:
 
 
 class _SentinelNode(Node):
+    password = _SENTINEL_PASSWORD
+
     def command(self) -> tuple[str, ...]:
         return (str(self.directory / "sentinel.conf"), "--sentinel")
 
@@ -126,7 +152,7 @@ class SentinelServers:
     @property
     def url(self) -> str:
         places = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
-        return f"redis+sentinel://{places}/{SERVICE}?db=0"
+        return f"redis+sentinel://:{_QUOTED}@{places}/{SERVICE}?db=0&sentinel_password={_SENTINEL_PASSWORD}"
 
     def start(self) -> None:
         master, replica = self.servers
@@ -184,7 +210,10 @@ class SentinelServers:
                 f"port {sentinel.port}",
                 "bind 127.0.0.1",
                 f"sentinel myid {ids[sentinel.port]}",
+                f"requirepass {_SENTINEL_PASSWORD}",
+                f"sentinel sentinel-pass {_SENTINEL_PASSWORD}",
                 f"sentinel monitor {SERVICE} 127.0.0.1 {master.port} 2",
+                f'sentinel auth-pass {SERVICE} "{_PASSWORD}"',
                 f"sentinel down-after-milliseconds {SERVICE} 500",
                 f"sentinel failover-timeout {SERVICE} 2000",
                 f"sentinel known-replica {SERVICE} 127.0.0.1 {replica.port}",
@@ -216,7 +245,7 @@ class ClusterServers:
 
     @property
     def url(self) -> str:
-        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes[:2])
+        return f"redis+cluster://:{_QUOTED}@" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes[:2])
 
     def start(self) -> None:
         for node in self.nodes:

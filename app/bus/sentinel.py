@@ -59,6 +59,11 @@ class SentinelRedis(Redis):
         )
         super().__init__(connection_pool=pool)
 
+    @property
+    def sentinels(self) -> list[Redis]:
+        """Whom to ask, first whoever answered last."""
+        return list(self._sentinels.sentinels)
+
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         """Close everything."""
         await super().aclose(close_connection_pool)

@@ -81,35 +81,35 @@ def parse_redis_url(url: str) -> Topology:
     """What a URL names. Raises RedisUrlError."""
     try:
         parts = urlsplit(url)
-    except ValueError as error:
-        raise RedisUrlError(f"not a URL: {error}") from None
+    except ValueError:
+        raise RedisUrlError("is not a URL") from None
     base, _, kind = parts.scheme.partition("+")
     if kind == "" and base == "unix":
-        return _unix(parts)
+        _check_unix(parts)
+        return Server(url)
     if base not in {"redis", "rediss"} or kind not in {"", "sentinel", "cluster"} or "://" not in url:
         raise RedisUrlError(f"must start with {_FORMS}")
     if parts.fragment:
         raise RedisUrlError("has a '#': write it as %23")
     if kind == "":
-        return _server(parts)
+        _check_server(parts)
+        return Server(url)
     if kind == "sentinel":
         return _sentinel(parts._replace(scheme=base))
     return _cluster(parts._replace(scheme=base))
 
 
-def _unix(parts: SplitResult) -> Server:
+def _check_unix(parts: SplitResult) -> None:
     if not parts.path.strip("/"):
         raise RedisUrlError("names no socket: unix:///path/to/redis.sock")
     _number(_options(parts, _SERVER_OPTIONS | {"db"}).get("db", "0"))
-    return Server(urlunsplit(parts))
 
 
-def _server(parts: SplitResult) -> Server:
+def _check_server(parts: SplitResult) -> None:
     if len(_addresses(parts, REDIS_PORT)) != 1:
         raise RedisUrlError("names several hosts: say redis+cluster:// or redis+sentinel://")
     options = _options(parts, _SERVER_OPTIONS | {"db"})
     _number(options.get("db", parts.path.strip("/") or "0"))
-    return Server(urlunsplit(parts))
 
 
 def _sentinel(parts: SplitResult) -> SentinelService:
@@ -152,10 +152,11 @@ def _address(text: str, default_port: int) -> Address:
     try:
         parts = urlsplit(f"//{text}")
         host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise RedisUrlError(f"{text!r} is not host:port ({error})") from None
+    except ValueError:
+        host, port = None, None
     if not host or port == 0:
-        raise RedisUrlError(f"{text!r} is not host:port")
+        # Without what was there: it may be half a password, one with a character to be written as %2F or the like.
+        raise RedisUrlError("has a host:port that is none, or a password that is not percent-encoded")
     return host, default_port if port is None else port
 
 
@@ -170,5 +171,5 @@ def _options(parts: SplitResult, known: frozenset[str]) -> dict[str, str]:
 
 def _number(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
-        raise RedisUrlError(f"{text!r} is not the number of a database")
+        raise RedisUrlError("names a database by something else than a number")
     return int(text)

@@ -58,7 +58,9 @@ class Move:
         self.source.ask("CLUSTER", "SETSLOT", self._slot, "MIGRATING", target)
 
     def carry(self, *names: str) -> None:
-        self.source.ask("MIGRATE", "127.0.0.1", self.target.port, "", 0, 1000, "KEYS", *names)
+        self.source.ask(
+            "MIGRATE", "127.0.0.1", self.target.port, "", 0, 1000, "AUTH", self.target.password, "KEYS", *names
+        )
 
     def finish(self) -> None:
         owner = self.target.ask("CLUSTER", "MYID")
