@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import AliasChoices, Field, PositiveInt, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.bus.topology import parse_redis_url
 from app.domain.shards import MOST_SHARDS
 
 
@@ -19,7 +20,13 @@ class Settings(BaseSettings):
     """The configuration of one process."""
 
     model_config = SettingsConfigDict(
-        env_prefix="TIDEMARK_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+        env_prefix="TIDEMARK_",
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        # URLs carry passwords.
+        hide_input_in_errors=True,
     )
 
     environment: Literal["development", "production"] = "development"
@@ -87,6 +94,13 @@ class Settings(BaseSettings):
     simulator_replay_trades: Path | None = None
     simulator_replay_quotes: Path | None = None
     simulator_replay_speed: Annotated[float, Field(gt=0, le=1000)] = 1.0
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_redis(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_redis_url(value)
+        return value
 
     @field_validator("public_origins", mode="before")
     @classmethod

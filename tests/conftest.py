@@ -17,6 +17,7 @@ from app.bus.connection import connect
 from app.embedded.postgres import EmbeddedPostgres
 from app.embedded.redis import EmbeddedRedis
 from tests.pgbouncer import PROGRAM, PgBouncer
+from tests.redis_servers import ClusterServers, SentinelServers
 
 _TEMPLATE = "tidemark_template"
 
@@ -97,6 +98,28 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
     await client.flushall()
     yield client
     await client.aclose()
+
+
+@pytest.fixture(scope="session")
+def sentinel_servers(server_dir: Path) -> Iterator[SentinelServers]:
+    """A master, a replica, three Sentinels."""
+    servers = SentinelServers(server_dir / "sentinel")
+    try:
+        servers.start()
+        yield servers
+    finally:
+        servers.stop()
+
+
+@pytest.fixture(scope="session")
+def cluster_servers(server_dir: Path) -> Iterator[ClusterServers]:
+    """Three masters with a replica each."""
+    servers = ClusterServers(server_dir / "cluster")
+    try:
+        servers.start()
+        yield servers
+    finally:
+        servers.stop()
 
 
 def _database(server_url: str, name: str, template: str) -> Iterator[str]:

@@ -1,21 +1,31 @@
-"""Connecting to Redis, and the one place where its errors are translated.
-
-redis-py retries by itself, and its timeouts are not deadlines: a command on a
-stopped server can block many times its ``socket_timeout``. So its retries are
-off and every command runs under a deadline of ours.
-"""
+"""Connecting to Redis, and the one place where its errors are translated."""
 
 import asyncio
+import re
 from collections.abc import Awaitable
 from typing import TypeVar
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+
+from app.bus.cluster import ClusterRedis
+from app.bus.pool import open_pool
+from app.bus.sentinel import SentinelRedis
+from app.bus.topology import Cluster, SentinelService, parse_redis_url
 
 T = TypeVar("T")
+
+# In a pipeline redis-py puts words of its own before those of the server.
+_REFUSALS = re.compile(r"(?:^|\(['\"])(?:MISCONF|LOADING|CLUSTERDOWN|MASTERDOWN|NOREPLICAS)\b")
 
 
 class BusUnavailable(Exception):
@@ -43,23 +53,18 @@ class Cancellations:
 
 
 def connect(url: str, timeout_s: float, *, max_connections: int = 50) -> "Redis":
-    """A client for a ``redis://``, ``rediss://`` or ``unix://`` URL. Bytes in, bytes out.
+    """A client of what a URL names (:mod:`app.bus.topology`). Bytes in, bytes out.
 
-    Connects on first use. ``health_check_interval`` stays 0: with it a new
-    connection to a stalled server hangs for ever.
+    Connects on first use; ``max_connections`` is per server. With Sentinels it
+    follows the master, with a cluster it finds each key's shard: whoever uses it
+    need not know. Raises RedisUrlError.
     """
-    # A pool that waits: the plain one refuses the moment it is empty, and a burst of requests is no outage.
-    pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=max_connections,
-        timeout=timeout_s,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        health_check_interval=0,
-        protocol=3,
-    )
-    client: Redis = Redis.from_pool(pool)
+    topology = parse_redis_url(url)
+    if isinstance(topology, SentinelService):
+        return SentinelRedis(topology, timeout_s, max_connections)
+    if isinstance(topology, Cluster):
+        return ClusterRedis(topology, timeout_s, max_connections)
+    client: Redis = Redis.from_pool(open_pool(topology.url, timeout_s, max_connections))
     return client
 
 
@@ -67,7 +72,7 @@ async def deadline(command: Awaitable[T], timeout_s: float) -> T:
     """Run a Redis command under a deadline.
 
     Raises:
-        BusUnavailable: Redis is away, too slow, full or read-only.
+        BusUnavailable: Redis is away, too slow, full, read-only, or changing its shape.
         redis.exceptions.ResponseError: the command itself is wrong (a bug).
     """
     cancellations = Cancellations()
@@ -78,8 +83,11 @@ async def deadline(command: Awaitable[T], timeout_s: float) -> T:
         raise BusUnavailable(f"Redis did not answer within {timeout_s:g} s") from None
     except (OutOfMemoryError, ReadOnlyError) as error:
         raise BusUnavailable(f"Redis refuses to write: {error}") from error
+    except (ClusterDownError, AskError, TryAgainError) as error:
+        # Of a cluster on its way from one shape to another.
+        raise BusUnavailable(f"Redis cannot serve that at the moment: {error}") from error
     except ResponseError as error:
-        if str(error).startswith(("MISCONF", "LOADING", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS")):
+        if _REFUSALS.search(str(error)):
             raise BusUnavailable(f"Redis refuses: {error}") from error
         raise
     except (RedisConnectionError, RedisError, OSError) as error:

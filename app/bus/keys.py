@@ -1,22 +1,30 @@
-"""Every key and channel of Redis: the only place where one is spelled."""
+"""Every key and channel of Redis: the only place where one is spelled.
+
+In a Redis Cluster the part in braces decides which shard a key is on, and one
+operation reaches the keys of one shard only. So the keys that one operation
+needs share a brace, and all others are left to spread.
+"""
 
 PREFIX = "tm1"
 """Product and schema version: a change of any payload changes it, so old and new never mix."""
 
-PRICES = f"{PREFIX}:price"
+PRICES = f"{PREFIX}:{{price}}"
 """Hash, field per symbol: the newest price, JSON of :class:`app.domain.prices.Price`."""
 
-PRICE_HEAD = f"{PREFIX}:price:head"
+PRICE_HEAD = f"{PREFIX}:{{price}}:head"
 """The flush that last wrote the hash: JSON of :class:`app.bus.messages.PriceHead`."""
 
-PRICE_EPOCH = f"{PREFIX}:price:epoch"
+PRICE_EPOCH = f"{PREFIX}:{{price}}:epoch"
 """The highest epoch that ever flushed: fences out a price worker that lost its lease."""
 
-INSTRUMENTS = f"{PREFIX}:instruments"
+INSTRUMENTS = f"{PREFIX}:{{price}}:instruments"
 """JSON list of :class:`app.domain.instruments.Instrument`: what the exchange lists."""
 
-PRICE_CHANNEL = f"{PREFIX}:prices"
-"""Channel: one :class:`app.bus.messages.PriceFlush` per flush, also when nothing changed."""
+PRICE_CHANNEL = f"{PREFIX}:{{price}}:flushes"
+"""Channel: one :class:`app.bus.messages.PriceFlush` per flush, also when nothing changed.
+
+On the shard of the hash, so that whoever hears a flush finds it in the hash.
+"""
 
 EVENT_CHANNEL = f"{PREFIX}:events"
 """Channel: :class:`app.bus.messages.LedgerEvent` after each commit, for P&L workers and web."""
@@ -24,10 +32,10 @@ EVENT_CHANNEL = f"{PREFIX}:events"
 SESSION_CHANNEL = f"{PREFIX}:session-ends"
 """Channel: :class:`app.bus.messages.SessionEnded`, for web processes to close sockets."""
 
-INTEREST_CHANNEL = f"{PREFIX}:interest"
+INTEREST_CHANNEL = f"{PREFIX}:{{interest}}"
 """Channel: :class:`app.bus.messages.Interest`, from web instances to P&L workers."""
 
-INSTANCES = f"{PREFIX}:instances"
+INSTANCES = f"{PREFIX}:{{interest}}:instances"
 """Sorted set: web instance ids, scored by when they expire (Unix milliseconds)."""
 
 HELD_BY = f"{PREFIX}:held:by"
@@ -51,12 +59,12 @@ def pnl_cache(user_id: str) -> str:
 
 def online(instance_id: str) -> str:
     """Set with TTL: ids of users connected to a web instance."""
-    return f"{PREFIX}:online:{instance_id}"
+    return f"{PREFIX}:online:{{{instance_id}}}"
 
 
 def watched(instance_id: str) -> str:
     """Set with TTL: symbols that connections of a web instance watch."""
-    return f"{PREFIX}:watched:{instance_id}"
+    return f"{PREFIX}:watched:{{{instance_id}}}"
 
 
 def session(token_hash: str) -> str:

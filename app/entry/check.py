@@ -5,10 +5,11 @@ from collections.abc import Awaitable, Callable
 
 import asyncpg
 import httpx2
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from rich.console import Console
 
+from app.bus.cluster import ClusterRedis
+from app.bus.connection import connect
 from app.entry.configuration import effective_values, redacted
 from app.settings import Settings
 from app.supervision.problems import StartProblem
@@ -60,9 +61,14 @@ async def _postgres(url: str) -> str:
 
 
 async def _redis(url: str) -> str:
-    client = Redis.from_url(url)
+    client = connect(url, _TIMEOUT_S)
     try:
-        return f"Redis {(await client.info('server'))['redis_version']}"
+        if not isinstance(client, ClusterRedis):
+            return f"Redis {(await client.info('server'))['redis_version']}"
+        primaries = await client.primaries()
+        await client.ping()
+        version = (await client.node(primaries[0]).info("server"))["redis_version"]
+        return f"Redis {version} in {len(primaries)} shards"
     finally:
         await client.aclose()
 

@@ -1,14 +1,18 @@
 """Settings from the environment, options over them, and one line for each that is wrong."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError
 
 from app.settings import Settings
 from app.supervision.problems import CONFIGURATION_EXIT_CODE, StartProblem
+
+_LOGIN = re.compile(r"^((?:.*?//)?[^:/@]*):.*@")
+_PASSWORD_OPTION = re.compile(r"([?&][^=&]*password=)[^&]*")
 
 
 def load_settings(**options: Any) -> Settings:
@@ -17,8 +21,8 @@ def load_settings(**options: Any) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:
-        faults = [f"bad setting {_variable(fault['loc'])}={fault['input']}: {fault['msg']}" for fault in error.errors()]
-        raise StartProblem("\n".join(faults), exit_code=CONFIGURATION_EXIT_CODE) from None
+        faults = "\n".join(map(_fault, error.errors()))
+        raise StartProblem(faults, exit_code=CONFIGURATION_EXIT_CODE) from None
     except (SettingsError, UnicodeDecodeError) as error:
         raise StartProblem(f"bad setting: {error}", exit_code=CONFIGURATION_EXIT_CODE) from None
 
@@ -26,6 +30,12 @@ def load_settings(**options: Any) -> Settings:
 def _variable(location: tuple[int | str, ...]) -> str:
     name = str(location[0]) if location else "?"
     return name if name.isupper() else f"TIDEMARK_{name.upper()}"
+
+
+def _fault(fault: ErrorDetails) -> str:
+    given = fault["input"]
+    shown = redacted(given) if isinstance(given, str) else given
+    return f"bad setting {_variable(fault['loc'])}={shown}: {fault['msg'].removeprefix('Value error, ')}"
 
 
 def external_servers(settings: Settings) -> tuple[str, str]:
@@ -46,12 +56,8 @@ def external_servers(settings: Settings) -> tuple[str, str]:
 
 
 def redacted(url: str) -> str:
-    """A URL that can be shown: without its password."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    who = f"{parts.username or ''}:***@"
-    return urlunsplit(parts._replace(netloc=who + parts.netloc.rpartition("@")[2]))
+    """A URL that can be shown: without its passwords, rather too little than too much of it."""
+    return _PASSWORD_OPTION.sub(r"\1***", _LOGIN.sub(r"\1:***@", url))
 
 
 def effective_values(settings: Settings) -> Mapping[str, tuple[str, bool]]:

@@ -24,6 +24,7 @@ from app.bus.messages import Interest
 from app.bus.pnl import PnlPublisher
 from app.bus.subscription import Message, Subscription
 from app.domain.shards import Shard
+from tests.redis_servers import all_keys, everywhere
 
 TIMEOUT_S = 2.0
 
@@ -116,7 +117,7 @@ async def test_a_heartbeat_repairs_what_an_announcement_missed(redis: Redis, pub
 async def test_heartbeats_write_again_what_redis_lost(redis: Redis, publisher: InterestPublisher) -> None:
     await publisher.heartbeat({"u1", "u2"}, {"BTCUSDT"})
     await publisher.heartbeat({"u1", "u2"}, {"BTCUSDT"})
-    await redis.flushall()
+    await everywhere(redis, "FLUSHALL")
 
     for _ in range(2):
         await publisher.heartbeat({"u1", "u2"}, {"BTCUSDT"})
@@ -130,7 +131,7 @@ async def test_what_could_not_be_said_is_said_by_the_next_heartbeat(redis: Redis
     flaky = connect(redis_url, 0.3)
     publisher = InterestPublisher(flaky, "w1", 0.3)
     await publisher.heartbeat({"u1"}, set())
-    await redis.execute_command("CLIENT", "PAUSE", "700", "ALL")
+    await everywhere(redis, "CLIENT", "PAUSE", "700", "ALL")
     with pytest.raises(BusUnavailable):
         await publisher.announce(["u2"], ["u1"])
     await redis.ping()
@@ -160,7 +161,7 @@ async def test_who_leaves_leaves_nothing_behind(redis: Redis, publisher: Interes
         (said,) = await settled(announcements, 1)
 
     assert said.gone
-    assert await redis.keys("*") == []
+    assert await all_keys(redis) == []
 
 
 async def test_interesting_symbols_are_those_held_or_watched_at_any_living_instance(redis: Redis) -> None:

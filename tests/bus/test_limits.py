@@ -5,6 +5,7 @@ import asyncio
 from redis.asyncio import Redis
 
 from app.bus.limits import RateLimiter
+from tests.redis_servers import all_keys
 
 
 async def test_a_bucket_gives_its_capacity_and_then_says_how_long_to_wait(redis: Redis) -> None:
@@ -40,5 +41,5 @@ async def test_a_bucket_fills_up_again_and_forgets_itself(redis: Redis) -> None:
     async with asyncio.timeout(5):
         while await limiter.take("write", "a", capacity=2, per_second=1000, cost=2):
             await asyncio.sleep(0.001)
-    [key] = await redis.keys()
+    [key] = await all_keys(redis)
     assert 0 < await redis.pttl(key) <= 1002

@@ -1,6 +1,7 @@
 """Prices on the real Redis-compatible server: written, read, fenced, gaps noticed."""
 
 import json
+from contextlib import aclosing
 from decimal import Decimal
 
 import pytest
@@ -17,6 +18,7 @@ from app.bus.prices import (
     read_prices,
     write_instruments,
 )
+from app.bus.subscription import Message, Resync, Subscription
 from app.domain.instruments import Instrument
 from app.domain.prices import Feed, Price
 
@@ -34,16 +36,14 @@ def flush(number: int, *prices: Price, epoch: int = 1) -> PriceFlush:
 
 async def test_a_flush_is_in_the_hash_and_on_the_channel_as_it_was_sent(redis: Redis) -> None:
     sent = flush(1, price("BTCUSDT", "67000.155"), price("１２３４５６", "0.00000001"))
-    pubsub = redis.pubsub()
-    await pubsub.subscribe(keys.PRICE_CHANNEL)
-    await pubsub.get_message(timeout=1)
+    async with aclosing(Subscription(redis, [keys.PRICE_CHANNEL], silence_s=None).events()) as events:
+        assert await anext(events) == Resync()
 
-    await PricePublisher(redis, 1.0).publish(sent)
+        await PricePublisher(redis, 1.0).publish(sent)
 
-    message = await pubsub.get_message(timeout=1, ignore_subscribe_messages=True)
-    await pubsub.aclose()
-    assert message is not None
-    assert decode_flush(message["data"]) == sent
+        message = await anext(events)
+    assert isinstance(message, Message)
+    assert decode_flush(message.payload) == sent
     head, prices = await read_prices(redis, 1.0)
     assert head == PriceHead(1, 1, 1_100, LIVE)
     assert prices == {quoted.symbol: quoted for quoted in sent.prices}

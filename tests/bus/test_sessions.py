@@ -7,6 +7,7 @@ from redis.asyncio import Redis
 
 from app.bus import keys
 from app.bus.sessions import SessionStore
+from tests.redis_servers import all_keys
 
 
 class Clock:
@@ -112,5 +113,5 @@ async def test_the_oldest_of_too_many_sessions_gives_way(store: SessionStore, cl
 async def test_every_key_of_a_session_ends_by_itself(store: SessionStore, redis: Redis) -> None:
     await store.create("u1", "alice")
 
-    for key in await redis.keys():
+    for key in await all_keys(redis):
         assert await redis.pttl(key) > 0, key

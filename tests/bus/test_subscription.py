@@ -1,7 +1,7 @@
 """A subscription notices each gap, whatever caused it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 
 from app.bus.connection import BusUnavailable, connect, deadline
 from app.bus.subscription import Message, Resync, Subscription
+from tests.redis_servers import everywhere, until
 
 Event = Message | Resync
 
@@ -32,15 +33,10 @@ async def listening(subscription: Subscription) -> AsyncIterator[list[Event]]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 async def test_it_says_resync_first_then_passes_messages_on(redis: Redis) -> None:
     async with listening(Subscription(redis, ["a", "b"], silence_s=None)) as seen:
         await redis.publish("b", b"1")
+        await until(lambda: len(seen) == 2)
         await redis.publish("a", b"2")
         await until(lambda: len(seen) == 3)
 
@@ -49,7 +45,7 @@ async def test_it_says_resync_first_then_passes_messages_on(redis: Redis) -> Non
 
 async def test_a_killed_connection_is_a_resync_and_messages_flow_again(redis: Redis) -> None:
     async with listening(Subscription(redis, ["a"], silence_s=None)) as seen:
-        await redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await everywhere(redis, "CLIENT", "KILL", "TYPE", "pubsub")
         await until(lambda: len(seen) == 2)
         await redis.publish("a", b"after")
         await until(lambda: len(seen) == 3)
@@ -71,8 +67,12 @@ async def test_without_a_bound_silence_is_normal(redis: Redis) -> None:
     assert seen == [Resync()]
 
 
-async def test_a_server_that_is_away_is_waited_for_and_does_not_raise() -> None:
-    client = connect("redis://127.0.0.1:1", 0.2)
+AWAY = ["redis://127.0.0.1:1", "redis+sentinel://127.0.0.1:1,127.0.0.1:2/desk", "redis+cluster://127.0.0.1:1"]
+
+
+@pytest.mark.parametrize("url", AWAY)
+async def test_a_server_that_is_away_is_waited_for_and_does_not_raise(url: str) -> None:
+    client = connect(url, 0.2)
     seen: list[Event] = []
 
     async def collect() -> None:
@@ -87,8 +87,9 @@ async def test_a_server_that_is_away_is_waited_for_and_does_not_raise() -> None:
     assert seen == []
 
 
-async def test_a_command_to_a_server_that_is_away_is_bus_unavailable() -> None:
-    client = connect("redis://127.0.0.1:1", 0.2)
+@pytest.mark.parametrize("url", AWAY)
+async def test_a_command_to_a_server_that_is_away_is_bus_unavailable(url: str) -> None:
+    client = connect(url, 0.2)
 
     with pytest.raises(BusUnavailable):
         await deadline(client.get("a"), 0.5)
@@ -96,7 +97,7 @@ async def test_a_command_to_a_server_that_is_away_is_bus_unavailable() -> None:
 
 
 async def test_a_command_on_a_paused_server_ends_at_its_deadline(redis: Redis) -> None:
-    await redis.execute_command("CLIENT", "PAUSE", "700", "ALL")
+    await everywhere(redis, "CLIENT", "PAUSE", "700", "ALL")
 
     with pytest.raises(BusUnavailable, match="did not answer"):
         await deadline(redis.get("a"), 0.2)

@@ -16,6 +16,7 @@ from app.settings import Settings
 from app.supervision.claims import claimed_folder, free_port
 from app.supervision.problems import StartProblem
 from app.supervision.screen import Screen
+from tests.redis_servers import ClusterServers
 
 PROJECT = Path(__file__).parents[2]
 COMMANDS = ["all", "web", "price-worker", "pnl-worker", "simulator", "migrate", "check"]
@@ -147,6 +148,22 @@ def test_check_shows_the_settings_without_secrets_and_fails_when_something_does_
     assert "no answer from PostgreSQL, Redis, exchange" in complaint(result)
     assert "postgresql://someone:***@127.0.0.1:1/tidemark" in result.stdout
     assert "hidden" not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "web"])
+def test_a_redis_url_that_names_nothing_is_said_in_one_line_without_its_passwords(command: str) -> None:
+    result = start(command, REDIS_URL="redis+sentinel://:hidden@127.0.0.1:1?sentinel_password=hidden")
+
+    assert result.returncode == 78
+    assert "names no service: redis+sentinel://host:26379/service" in complaint(result)
+    assert "bad setting" in complaint(result)
+    assert "hidden" not in result.stdout + result.stderr
+
+
+def test_check_tells_the_shards_of_a_cluster(cluster_servers: ClusterServers) -> None:
+    result = start("check", REDIS_URL=cluster_servers.url, TIDEMARK_BINANCE_SPOT_REST_URL="http://127.0.0.1:1")
+
+    assert "in 3 shards at redis+cluster://:***@127.0.0.1:" in result.stdout
 
 
 def test_migrate_and_check_succeed_on_servers_that_answer(empty_database_url: str, redis_url: str) -> None:

@@ -16,7 +16,10 @@ from uvicorn.server import ServerState
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from app.bus import keys
+from app.bus.cluster import ClusterRedis
 from app.bus.interest import InterestPublisher
+from app.bus.slots import slot_of_key
 from app.domain.protocol import SUBPROTOCOL
 from app.websocket.admission import Identity, SessionsUnavailable
 from app.websocket.endpoint import router
@@ -238,8 +241,17 @@ async def serving(
 async def _subscribed(redis: Redis, instance_id: str) -> None:
     """Wait until the stream listens, for what is published before is lost."""
     async with asyncio.timeout(5):
-        while not (await redis.pubsub_numsub(f"tm1:pnl:to:{instance_id}"))[0][1]:
+        while not await _subscribers(redis, keys.pnl_channel(instance_id)):
             await asyncio.sleep(0.005)
+
+
+async def _subscribers(redis: Redis, channel: str) -> int:
+    if isinstance(redis, ClusterRedis):
+        owner = redis.node(await redis.owner(slot_of_key(channel)))
+        counts = await owner.execute_command("PUBSUB SHARDNUMSUB", channel)
+    else:
+        counts = await redis.execute_command("PUBSUB NUMSUB", channel)
+    return int(counts[1] if isinstance(counts, list) and not isinstance(counts[0], (list, tuple)) else counts[0][1])
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from app.bus import keys
 from app.bus.connection import connect
 from app.domain.protocol import Close
 from app.embedded.redis import EmbeddedRedis
@@ -236,7 +237,7 @@ class TestPnl:
     async def test_a_hole_asks_for_everything_and_ends_in_snapshots(self, server: Server, redis: Redis) -> None:
         client = await pnl_subscriber(server)
         async with redis.pubsub() as interest:
-            await interest.subscribe("tm1:interest")
+            await interest.subscribe(keys.INTEREST_CHANNEL)
             server.market.sequence += 1
             await server.market.flush({"BTCUSDT": "67001.15"})
             await until(lambda: server.stream.figures()["pnl_holes"] == 1)

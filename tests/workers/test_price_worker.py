@@ -126,7 +126,7 @@ class FlakyBus(RedisPriceBus):
 class System:
     """A price worker between a feed that obeys and a real Redis."""
 
-    def __init__(self, redis: Redis, *, epoch: int = 1, simulated: bool = False) -> None:
+    def __init__(self, redis: Redis, *, epoch: int = 1, simulated: bool = False, flush_s: float = FLUSH_S) -> None:
         self.redis = redis
         self.clock = FakeClock()
         self.feed = FakeFeed(self.clock)
@@ -139,7 +139,7 @@ class System:
             self.bus,
             self.interest,
             epoch=epoch,
-            flush_s=FLUSH_S,
+            flush_s=flush_s,
             stale_after_ms=STALE_MS,
             simulated=simulated,
             now_ms=self.clock.now_ms,
