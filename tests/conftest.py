@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from app.bus.connection import connect
 from app.embedded.postgres import EmbeddedPostgres
 from app.embedded.redis import EmbeddedRedis
+from tests.pgbouncer import PROGRAM, PgBouncer
 
 _TEMPLATE = "tidemark_template"
 
@@ -68,6 +69,17 @@ def database_url(postgres_url: str, _template_database: str, _database_names: It
 def empty_database_url(postgres_url: str, _database_names: Iterator[str]) -> Iterator[str]:
     """A database of this test's own that no migration has seen."""
     yield from _database(postgres_url, next(_database_names), "template1")
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(postgres_url: str) -> Iterator[PgBouncer]:
+    """A pooler in transaction mode before this session's PostgreSQL."""
+    if not PROGRAM.exists():
+        pytest.skip(f"PgBouncer is not installed ({PROGRAM})")
+    pooler = PgBouncer(postgres_url)
+    pooler.start()
+    yield pooler
+    pooler.stop()
 
 
 @pytest.fixture(scope="session")
