@@ -10,6 +10,7 @@ import asyncio
 import gc
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import NoReturn
 
 import msgspec
@@ -18,7 +19,7 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.bus import keys
-from app.bus.connection import BusUnavailable
+from app.bus.connection import BusUnavailable, is_reachable
 from app.bus.events import decode_event
 from app.bus.interest import decode_interest
 from app.bus.messages import LedgerEvent, PriceFlush
@@ -38,6 +39,7 @@ from app.workers.instance_keeper import InstanceKeeper
 from app.workers.leadership import Leadership
 from app.workers.pnl_pace import PnlPace
 from app.workers.pnl_publication import Publication
+from app.workers.readiness import Readiness
 from app.workers.schedule import Schedule
 from app.workers.watchers import Watchers
 
@@ -289,8 +291,10 @@ async def run_pnl_worker(
     DatabaseUnavailable, the load at the start failed. Either way this process
     must end.
     """
-    leadership = Leadership(LeaseRepository(engine), ROLE, holder, lease_ttl_ms)
-    epoch = await leadership.acquire()
+    leases = LeaseRepository(engine)
+    leadership = Leadership(leases, ROLE, holder, lease_ttl_ms)
+    readiness = Readiness(leases, "pnl", holder, lease_ttl_ms, partial(is_reachable, redis, redis_timeout_s))
+    epoch = await readiness.stand_by(leadership)
     try:
         worker = PnlWorker(
             BookRepository(engine),
@@ -304,10 +308,11 @@ async def run_pnl_worker(
         )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(leadership.keep(), name="pnl.lease")
+            tasks.create_task(readiness.give_way(), name="pnl.readiness")
             tasks.create_task(worker.run(), name="pnl.worker")
     finally:
         await leadership.release()
-    raise AssertionError("neither task returns")
+    raise AssertionError("none of the tasks returns")
 
 
 def _now_ms() -> int:
