@@ -68,6 +68,15 @@ def connect(url: str, timeout_s: float, *, max_connections: int = 50) -> "Redis"
     return client
 
 
+async def is_reachable(redis: "Redis", timeout_s: float) -> bool:
+    """Whether Redis answers from here, now."""
+    try:
+        await deadline(redis.ping(), timeout_s)
+    except BusUnavailable:
+        return False
+    return True
+
+
 async def deadline(command: Awaitable[T], timeout_s: float) -> T:
     """Run a Redis command under a deadline.
 

@@ -34,6 +34,13 @@ _RELEASE = text(
     WHERE role = :role AND holder = :holder AND epoch = :epoch
     """
 )
+_IS_HELD_BY_ANOTHER = text(
+    """
+    SELECT EXISTS (
+        SELECT FROM leases WHERE role = :role AND holder <> :holder AND expires_at > clock_timestamp()
+    )
+    """
+)
 
 
 class LeaseRepository:
@@ -61,6 +68,11 @@ class LeaseRepository:
         parameters = {"role": role, "holder": holder, "epoch": epoch, "ttl_ms": ttl_ms}
         async with transaction(self._engine) as connection:
             return await connection.scalar(_RENEW, parameters) is not None
+
+    async def is_held_by_another(self, role: str, holder: str) -> bool:
+        """Whether anybody else holds a lease now."""
+        async with transaction(self._engine) as connection:
+            return bool(await connection.scalar(_IS_HELD_BY_ANOTHER, {"role": role, "holder": holder}))
 
     async def release(self, role: str, holder: str, epoch: int) -> None:
         """Let it go at once. The row stays, for the epoch must never start over."""

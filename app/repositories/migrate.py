@@ -34,7 +34,10 @@ async def upgrade(url: str) -> None:
 
 
 async def is_current(engine: AsyncEngine) -> bool:
-    """Whether the database has exactly the newest migration this version knows. Raises DatabaseUnavailable."""
+    """Whether the database has every migration that this version knows. Raises DatabaseUnavailable.
+
+    One that it does not know came with a newer version: during a deployment both run, and serve.
+    """
     async with transaction(engine) as connection:
         return await connection.run_sync(_is_current)
 
@@ -53,5 +56,7 @@ def _upgrade(connection: Connection) -> None:
 
 
 def _is_current(connection: Connection) -> bool:
-    heads = set(ScriptDirectory.from_config(_config()).get_heads())
-    return set(MigrationContext.configure(connection).get_current_heads()) == heads
+    scripts = ScriptDirectory.from_config(_config())
+    current = set(MigrationContext.configure(connection).get_current_heads())
+    known = {script.revision for script in scripts.walk_revisions()}
+    return bool(current - known) or current == set(scripts.get_heads())

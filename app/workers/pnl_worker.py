@@ -11,6 +11,7 @@ import asyncio
 import gc
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import NoReturn
 
 import msgspec
@@ -19,7 +20,7 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.bus import keys
-from app.bus.connection import BusUnavailable
+from app.bus.connection import BusUnavailable, is_reachable
 from app.bus.events import decode_event
 from app.bus.interest import decode_interest
 from app.bus.messages import LedgerEvent, PriceFlush
@@ -42,6 +43,7 @@ from app.workers.instance_keeper import InstanceKeeper
 from app.workers.leadership import Leadership
 from app.workers.pnl_pace import PnlPace
 from app.workers.pnl_publication import Publication
+from app.workers.readiness import Readiness
 from app.workers.schedule import Schedule
 from app.workers.watchers import Watchers
 
@@ -340,8 +342,10 @@ async def run_pnl_worker(
     must end.
     """
     roles = {role_of(shard): shard for shard in shards_of(shards)}
-    leadership = Leadership(LeaseRepository(engine), list(roles), holder, lease_ttl_ms)
-    epoch = await leadership.acquire()
+    leases = LeaseRepository(engine)
+    leadership = Leadership(leases, list(roles), holder, lease_ttl_ms)
+    readiness = Readiness(leases, "pnl", holder, lease_ttl_ms, partial(is_reachable, redis, redis_timeout_s))
+    epoch = await readiness.stand_by(leadership)
     shard = roles[leadership.role]
     try:
         worker = PnlWorker(
@@ -358,10 +362,11 @@ async def run_pnl_worker(
         )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(leadership.keep(), name="pnl.lease")
+            tasks.create_task(readiness.give_way(), name="pnl.readiness")
             tasks.create_task(worker.run(), name="pnl.worker")
     finally:
         await leadership.release()
-    raise AssertionError("neither task returns")
+    raise AssertionError("none of the tasks returns")
 
 
 def _now_ms() -> int:

@@ -14,7 +14,7 @@ from typing import NamedTuple, NoReturn, Protocol
 
 import structlog
 
-from app.bus.connection import BusUnavailable, connect
+from app.bus.connection import BusUnavailable, connect, is_reachable
 from app.bus.messages import PriceFlush
 from app.bus.prices import StoredPrices
 from app.domain.conflation import Conflator
@@ -28,6 +28,7 @@ from app.workers.leadership import Leadership
 from app.workers.listing import Listing
 from app.workers.price_bus import RedisPriceBus
 from app.workers.price_outbox import PriceOutbox
+from app.workers.readiness import Readiness
 from app.workers.schedule import Schedule
 from app.workers.steady_clock import SteadyClock
 
@@ -289,8 +290,10 @@ async def run_price_worker(
         opened.push_async_callback(engine.dispose)
         redis = connect(redis_url, redis_timeout_s)
         opened.push_async_callback(redis.aclose)
-        leadership = Leadership(LeaseRepository(engine), "price", holder, lease_ttl_ms)
-        epoch = await leadership.acquire()
+        leases = LeaseRepository(engine)
+        leadership = Leadership(leases, "price", holder, lease_ttl_ms)
+        readiness = Readiness(leases, "price", holder, lease_ttl_ms, partial(is_reachable, redis, redis_timeout_s))
+        epoch = await readiness.stand_by(leadership)
         opened.push_async_callback(leadership.release)
 
         clock = SteadyClock()
@@ -314,5 +317,6 @@ async def run_price_worker(
         )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(leadership.keep(), name="price.lease")
+            tasks.create_task(readiness.give_way(), name="price.readiness")
             tasks.create_task(worker.run(), name="price.worker")
-    raise AssertionError("neither task returns")
+    raise AssertionError("none of the tasks returns")

@@ -35,6 +35,15 @@ async def test_migrated_tables_are_the_tables_of_the_code(database_url: str) -> 
     assert {str(index.name) for table in metadata.tables.values() for index in table.indexes} <= indexes
 
 
+async def test_a_version_serves_on_a_schema_that_a_newer_one_has_migrated(database_url: str) -> None:
+    engine = create_engine(database_url, pool_size=1, timeout_s=5)
+    async with transaction(engine) as connection:
+        await connection.execute(text("UPDATE alembic_version SET version_num = 'of a newer version'"))
+
+    assert await is_current(engine)
+    await engine.dispose()
+
+
 async def test_several_processes_may_migrate_at_once(empty_database_url: str) -> None:
     engine = create_engine(empty_database_url, pool_size=1, timeout_s=5)
     before = await is_current(engine)
