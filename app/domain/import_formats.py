@@ -1,8 +1,8 @@
 """The files that fills are imported from: how each is told from the others, and where in it what stands.
 
 A format turns a row as it stands in the file into the cells of the generic
-format: ``symbol, side, quantity, price, fee, fee_asset, fee_rate, executed_at,
-trade_id, strategy, position_side, account_id, fill_id``, of which those that it
+format: ``symbol, side, quantity, price, fee, fee_asset, fee_rate,
+rate_to_reporting, executed_at, trade_id, strategy, position_side, account_id, fill_id``, of which those that it
 lacks are left out. Sources of the foreign ones: Binance's website exports
 (spot: ``Date(UTC),Pair,Side,Price,Executed,Amount,Fee`` and, before 2021,
 ``Date(UTC),Market,Type,Price,Amount,Total,Fee,Fee Coin``; futures: a column
@@ -37,6 +37,7 @@ GENERIC_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "fee": ("fee", "fees", "commission", "fee_amount", "commission_amount"),
     "fee_asset": ("fee_asset", "fee_currency", "fee_coin", "commission_asset", "commission_currency"),
     "fee_rate": ("fee_rate",),
+    "rate_to_reporting": ("rate_to_reporting",),
     "executed_at": (
         *("executed_at", "timestamp", "time", "datetime", "date", "date(utc)", "time(utc)"),
         *("trade_time", "trade_date"),

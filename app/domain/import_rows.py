@@ -14,6 +14,7 @@ from typing import Any, Final, TextIO, get_args
 import msgspec
 
 from app.domain.cells import CellProblem, moment, number, one_of, shown
+from app.domain.csv_text import cell_text
 from app.domain.decimals import ZERO, parse_positive, parse_signed
 from app.domain.import_formats import FORMATS, Cells, Format, FormatName, check_columns, detect
 from app.domain.import_symbols import SymbolBook
@@ -27,7 +28,6 @@ _AHEAD: Final = timedelta(minutes=1)
 
 _LONGEST_TRADE_ID: Final = 64
 _LONGEST_STRATEGY: Final = 64
-_FORMULA: Final = frozenset("=+-@\t\r'")
 
 
 class RawRow(msgspec.Struct, frozen=True):
@@ -41,11 +41,13 @@ class RawRow(msgspec.Struct, frozen=True):
 class ImportTerms(msgspec.Struct, frozen=True, kw_only=True):
     """How the rows of one import are to be read.
 
+    ``currency`` is what the account reports in, ``hedge`` whether it has legs.
     ``strategy`` is that of rows which name none. ``zone`` is that of times which
     do not say theirs. ``paid_is_negative``: in this file a fee paid is written
     with a minus, as some exchanges do. ``now`` bounds the times.
     """
 
+    currency: str
     hedge: bool = False
     strategy: str = ""
     zone: tzinfo = UTC
@@ -84,12 +86,7 @@ def _csv_rows(records: Iterator[list[str]], header: list[str]) -> Iterator[RawRo
             yield RawRow(place, {}, f"has {len(values)} cells where the header has {width}")
         elif any(values):
             named = zip(header, values, strict=False)
-            yield RawRow(place, {name: _unescaped(text) for name, cell in named if (text := cell.strip())})
-
-
-def _unescaped(text: str) -> str:
-    """A cell without the apostrophe by which an export keeps a spreadsheet from calculating it."""
-    return text[1:] if text[0] == "'" and text[1:2] in _FORMULA and len(text) > 1 else text
+            yield RawRow(place, {name: cell_text(text) for name, cell in named if (text := cell.strip())})
 
 
 def _read_json(file: TextIO, wanted: FormatName | None) -> tuple[Format, Iterator[RawRow]]:
@@ -178,6 +175,7 @@ class RowReader:
             trade_id=_trade_id(cells),
             strategy=_strategy(cells) if "strategy" in cells else self._terms.strategy,
             position_side=self._side(cells),
+            rate_to_reporting=self._rate_to_reporting(cells, instrument),
         )
 
     def _fee(
@@ -199,6 +197,12 @@ class RowReader:
                 raise CellProblem("fee", "a fee in the base asset must be less than the quantity")
             return fee, asset, None
         return fee, asset, number(cells, "fee_rate", parse_positive) if "fee_rate" in cells else None
+
+    def _rate_to_reporting(self, cells: Cells, instrument: Instrument) -> Decimal | None:
+        """None where nothing is to be converted, and where the file does not say: today's rate is not that of then."""
+        if instrument.settle == self._terms.currency or "rate_to_reporting" not in cells:
+            return None
+        return number(cells, "rate_to_reporting", parse_positive)
 
     def _moment(self, text: str) -> datetime:
         at = moment(text, self._terms.zone)

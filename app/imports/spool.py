@@ -171,7 +171,7 @@ class Spool:
 
 def _digest(symbol: str, fill: Fill) -> bytes:
     """128 bits of all that a fill says, however its numbers were written."""
-    numbers = (fill.quantity, fill.price, fill.fee, fill.fee_rate or ZERO)
+    numbers = (fill.quantity, fill.price, fill.fee, fill.fee_rate or ZERO, fill.rate_to_reporting or ZERO)
     words = (symbol, fill.side, fill.fee_asset, fill.executed_at, fill.strategy, fill.position_side)
     said = "\x1f".join((*map(str, words), *map(format_decimal, numbers)))
     return blake2b(said.encode(), digest_size=16).digest()
