@@ -41,6 +41,8 @@ log = structlog.get_logger(__name__)
 
 _PROJECT = Path(__file__).resolve().parents[1]
 _UPLOADS_AT_ONCE = 4
+_EXPORTS_AT_ONCE = 2
+"""Each keeps a connection to the database while its client reads."""
 _IMPORT_STOP_S = 3.0
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[dict[str, Any]]]
@@ -135,6 +137,7 @@ async def _open(settings: Settings, opened: AsyncExitStack, stop: Callable[[], N
         market=Market(StreamPrices(stream), listings, stale_after_ms=settings.stale_after_ms),
         turns=Turns(longest_wait_s=settings.database_timeout_s),
         imports=ImportIntake(files=folder, uploads=asyncio.Semaphore(_UPLOADS_AT_ONCE), wake=runner.wake),
+        exports=asyncio.Semaphore(_EXPORTS_AT_ONCE),
         policy=_policy(settings),
         is_draining=lambda: stream.is_draining,
         now=_now,

@@ -54,6 +54,7 @@ class Web:
     market: Market
     turns: Turns
     imports: ImportIntake
+    exports: asyncio.Semaphore
     policy: Policy
     is_draining: Callable[[], bool]
     now: Callable[[], datetime]

@@ -4,6 +4,7 @@
 is finished, whatever came of it; any other that it can be tried again.
 """
 
+import asyncio
 import os
 import sys
 from contextlib import suppress
@@ -33,7 +34,7 @@ def main(import_id: str, holder: str) -> None:
     """Work on an import that was taken for ``holder``."""
     os.nice(_NICE)
     settings = load_settings()
-    run_process("import", settings, lambda: _work(settings, import_id, holder), role_lost=(NotHeld,))
+    run_process("import", settings, lambda: _work(settings, import_id, holder))
 
 
 async def _work(settings: Settings, import_id: str, holder: str) -> None:
@@ -63,14 +64,19 @@ async def _work_at(desk: Desk, folder: ImportFolder, import_id: str) -> None:
     try:
         outcome = await job.run()
         log.info("import.ended", import_id=import_id, state=outcome.state, rows=job.progress.rows_read)
-    except* NotHeld:
+    except NotHeld:
         # Cancelled, or somebody else's by now: there is nothing left to do here.
         log.info("import.lost", import_id=import_id)
-    except* (DatabaseUnavailable, BusUnavailable, Unlisted) as group:
-        log.warning("import.interrupted", import_id=import_id, reason=str(group.exceptions[0]))
+    except (DatabaseUnavailable, BusUnavailable, Unlisted) as error:
+        log.warning("import.interrupted", import_id=import_id, reason=str(error))
         await _release(desk, import_id)
         sys.exit(1)
-    except* Exception:  # A bug would meet the same file again.
+    except asyncio.CancelledError:
+        # Told to stop: the next to look goes on at once.
+        await _release(desk, import_id)
+        raise
+    except Exception:
+        # A bug would meet the same file again.
         log.exception("import.failed", import_id=import_id)
         await _fail(desk, import_id, job.progress)
 

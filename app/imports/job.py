@@ -93,21 +93,32 @@ class ImportJob:
         self.progress = Progress(format=one.terms.format)
         self.faults = Faults()
 
+    @property
+    def size_bytes(self) -> int:
+        """Of the file."""
+        return self._import.size_bytes
+
     async def run(self) -> Outcome:
         """Do it to its end.
 
-        Raises (perhaps in an exception group) NotHeld where it was cancelled or
-        taken over; DatabaseUnavailable, BusUnavailable, Unlisted where it can be
-        tried again.
+        Raises NotHeld where it was cancelled or taken over; DatabaseUnavailable,
+        BusUnavailable, Unlisted where it can be tried again.
         """
-        async with self._held():
-            try:
-                outcome = await self._work()
-            except _Refused as refused:
-                outcome = await self._finish_alone("refused", str(refused))
+        try:
+            async with self._held():
+                outcome = await self._work_or_refuse()
+        except ExceptionGroup as group:
+            lost = group.subgroup(NotHeld)
+            raise _first(lost or group) from group
         if outcome.event is not None:
             await self._tell(outcome.event)
         return outcome
+
+    async def _work_or_refuse(self) -> Outcome:
+        try:
+            return await self._work()
+        except _Refused as refused:
+            return await self._finish_alone("refused", str(refused))
 
     async def _work(self) -> Outcome:
         account, symbols = await self._account(), await self._symbols()
@@ -274,6 +285,10 @@ class ImportJob:
                     raise
 
 
+def _first(error: Exception) -> Exception:
+    return _first(error.exceptions[0]) if isinstance(error, ExceptionGroup) else error
+
+
 def _nothing_booked(errors: int) -> str:
     return f"{errors} {'error' if errors == 1 else 'errors'}: nothing was booked"
 
@@ -283,6 +298,3 @@ async def _forget_day_bases(connection: AsyncConnection, user_id: str, first_at:
     if first_at is not None:
         later = day_opens.c.day > first_at.astimezone(UTC).date()
         await connection.execute(delete(day_opens).where(day_opens.c.user_id == user_id, later))
-
-
-__all__ = ["HOLD_S", "Desk", "ImportJob", "NotHeld", "Outcome", "Unlisted"]
