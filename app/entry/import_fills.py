@@ -118,7 +118,7 @@ async def _progress_shown(job: ImportJob) -> AsyncIterator[None]:
 
 
 async def _show_progress(job: ImportJob) -> None:
-    size = max(1, job.size_bytes)
+    size = max(1, job.one.size_bytes)
     while True:
         await asyncio.sleep(_REPORT_EVERY_S)
         progress = job.progress

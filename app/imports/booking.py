@@ -66,6 +66,11 @@ class Booking:
         self.first_at: datetime | None = None
         """When the first fill that was booked happened."""
 
+    @property
+    def _writes(self) -> bool:
+        """Whether rows are written: not when it is certain that they will be undone."""
+        return not self._is_dry and not self.has_failed
+
     async def run(self, spool: Spool) -> None:
         """Book everything. Raises DatabaseUnavailable, PositionChanged."""
         for chain in spool.chains():
@@ -112,7 +117,7 @@ class Booking:
         self._reopened = _Reopened()
         async with aclosing(_merged(self._ledger.trades_of(place), first, fills)) as merged:
             async for one in merged:
-                if not self._is_dry and not self._reopened.is_suspended:
+                if self._writes and not self._reopened.is_suspended:
                     # Only now, for the cursor must see the positions as they stood.
                     await self._ledger.suspend(place)
                     self._reopened.is_suspended = True
@@ -123,12 +128,12 @@ class Booking:
                 await self._flush_when_full(book)
         self._take_changes(book, standing)
         await self._flush()
-        if not self._is_dry:
+        if self._writes:
             await self._ledger.forget_empty(place)
 
     def _book_new(self, book: ChainBook, place: ChainPlace, row: SpooledFill) -> None:
         touched = self._book(book, row.fill, row.number)
-        if not self._is_dry:
+        if self._writes:
             self._lines.append(trade_line(self._ids.next(), place, touched, row.fill, self._now))
         self._progress.rows_booked += 1
 
@@ -160,7 +165,7 @@ class Booking:
         """Write what is booked: positions first, for the trades name them."""
         changes, lines, moved = self._changes, self._lines, self._moved
         self._changes, self._lines, self._moved = [], [], []
-        if self._is_dry:
+        if not self._writes:
             return
         await self._ledger.write_positions(await self._changed(changes))
         await self._ledger.write_trades(lines)

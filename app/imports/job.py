@@ -81,11 +81,11 @@ class Outcome:
 
 
 class ImportJob:
-    """The work on one import that this process holds. ``progress`` and ``faults`` can be looked at meanwhile."""
+    """The work on an import that this process holds. ``progress`` and ``faults`` can be looked at meanwhile."""
 
     def __init__(self, desk: Desk, one: Import, path: Path, spool_path: Path | None = None) -> None:
         self._desk = desk
-        self._import = one
+        self.one = one
         self._path = path
         self._spool_path = spool_path
         self._stop = threading.Event()
@@ -94,9 +94,8 @@ class ImportJob:
         self.faults = Faults()
 
     @property
-    def size_bytes(self) -> int:
-        """Of the file."""
-        return self._import.size_bytes
+    def import_id(self) -> str:
+        return self.one.import_id
 
     async def run(self) -> Outcome:
         """Do it to its end.
@@ -124,7 +123,7 @@ class ImportJob:
         account, symbols = await self._account(), await self._symbols()
         with Spool(self._spool_path) as spool:
             await asyncio.to_thread(self._read, spool, symbols, account)
-            if self.faults.count and not self._import.terms.skip_errors:
+            if self.faults.count and not self.one.terms.skip_errors:
                 raise _Refused(_nothing_booked(self.faults.count))
             return await self._book(spool, account)
 
@@ -144,7 +143,7 @@ class ImportJob:
         self, file: TextIOWrapper, raw: BinaryIO, spool: Spool, symbols: SymbolBook, account: Account
     ) -> None:
         progress = self.progress
-        found, rows = read_table(file, self._import.terms.format)
+        found, rows = read_table(file, self.one.terms.format)
         progress.format = found.name
         reader = RowReader(found, symbols, self._terms(account))
         for row in rows:
@@ -158,11 +157,11 @@ class ImportJob:
                     return
                 progress.bytes_read = raw.tell()
         progress.rows_total = progress.rows_read
-        progress.bytes_read = self._import.size_bytes
+        progress.bytes_read = self.one.size_bytes
         progress.repeated_in_file = spool.repeats
 
     def _terms(self, account: Account) -> ImportTerms:
-        terms = self._import.terms
+        terms = self.one.terms
         return ImportTerms(
             currency=account.currency,
             hedge=account.position_mode == "hedge",
@@ -179,7 +178,7 @@ class ImportJob:
     # Booking
 
     async def _book(self, spool: Spool, account: Account) -> Outcome:
-        one, desk = self._import, self._desk
+        one, desk = self.one, self._desk
         open_transaction = snapshot if one.is_dry_run else transaction
         async with open_transaction(desk.database) as connection:
             # The lock is taken last of all that takes long, and held until the commit.
@@ -202,9 +201,9 @@ class ImportJob:
 
     async def _judge(self, connection: AsyncConnection, booking: Booking) -> None:
         """Refuse what could not be booked, and more open positions than are allowed."""
-        is_tolerated = self._import.terms.skip_errors and not booking.has_failed
-        open_now = await PositionRepository(connection).count_open(self._import.user_id)
-        if self._import.is_dry_run:
+        is_tolerated = self.one.terms.skip_errors and not booking.has_failed
+        open_now = await PositionRepository(connection).count_open(self.one.user_id)
+        if self.one.is_dry_run:
             open_now += booking.opened
         if booking.opened > 0 and open_now > self._desk.max_open_positions:
             self.faults.add(None, None, f"{open_now} positions would be open; {self._desk.max_open_positions} may be")
@@ -214,7 +213,7 @@ class ImportJob:
 
     async def _end_booked(self, connection: AsyncConnection, booking: Booking, seq: int, now: datetime) -> Outcome:
         """Make the end of the import part of the transaction that books it, with the event that tells of it."""
-        one = self._import
+        one = self.one
         await _forget_day_bases(connection, one.user_id, booking.first_at)
         repository = ImportRepository(connection)
         await repository.keep_errors(one.import_id, self.faults.kept)
@@ -229,7 +228,7 @@ class ImportJob:
 
     async def _finish_alone(self, state: State, reason: str | None) -> Outcome:
         """End an import that changes nothing."""
-        one = self._import
+        one = self.one
         self.progress.errors = self.faults.count
         self._is_ending = True
         async with transaction(self._desk.database) as connection:
@@ -244,8 +243,8 @@ class ImportJob:
 
     async def _account(self) -> Account:
         async with transaction(self._desk.database) as connection:
-            accounts = await AccountRepository(connection).of_user(self._import.user_id)
-        return next(account for account in accounts if account.account_id == self._import.account_id)
+            accounts = await AccountRepository(connection).of_user(self.one.user_id)
+        return next(account for account in accounts if account.account_id == self.one.account_id)
 
     async def _symbols(self) -> SymbolBook:
         listed = await read_instruments(self._desk.redis, self._desk.redis_timeout_s)
@@ -278,7 +277,7 @@ class ImportJob:
             self.progress.errors = self.faults.count
             try:
                 async with transaction(desk.database) as connection:
-                    await ImportRepository(connection).hold(self._import.import_id, desk.holder, HOLD_S, self.progress)
+                    await ImportRepository(connection).hold(self.one.import_id, desk.holder, HOLD_S, self.progress)
             except NotHeld:
                 # Ended meanwhile by this job itself: there is nothing to hold any more.
                 if not self._is_ending:

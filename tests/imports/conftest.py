@@ -1,7 +1,7 @@
 """A desk on real servers, files on it, and the ledger that comes of them."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,14 @@ class Office:
         job = ImportJob(self.desk, one, path)
         self.jobs.append(job)
         return job
+
+    def allow_open(self, positions: int) -> None:
+        """Let users have so many open positions."""
+        self.desk = replace(self.desk, max_open_positions=positions)
+
+    def by(self, holder: str, job: ImportJob) -> ImportJob:
+        """The same import worked on by somebody."""
+        return ImportJob(replace(self.desk, holder=holder), job.one, self.folder / job.import_id)
 
     async def take(self, holder: Holder, content: str | bytes, **terms: Any) -> Outcome:
         """Import a file."""
