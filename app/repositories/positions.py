@@ -7,7 +7,7 @@ from typing import Any, Literal
 from uuid import uuid4
 
 import msgspec
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -135,23 +135,35 @@ class PositionRepository:
             updated_at=now,
             closed_at=at if state.is_flat else None,
         )
+        await self.add(position)
+        return position
+
+    async def add(self, position: Position) -> None:
+        """Add a row as it is. Raises StandingAlready, after which the transaction is void."""
         values = {
             "id": position.position_id,
-            "user_id": user_id,
-            "account_id": account_id,
-            **instrument_values(instrument),
-            "position_side": position_side,
-            "strategy": strategy,
-            **state_values(state),
-            **converted_values(converted),
-            "status": position.status,
-            "opened_at": at,
-            "updated_at": now,
-            "closed_at": position.closed_at,
+            "user_id": position.user_id,
+            "account_id": position.account_id,
+            **instrument_values(position.instrument),
+            "position_side": position.position_side,
+            "strategy": position.strategy,
+            "note": position.note,
+            "take_profit": position.take_profit,
+            "stop_loss": position.stop_loss,
+            **_ledger_values(position),
+            "updated_at": position.updated_at,
             "version": position.version,
         }
         await self._write(insert(positions).values(**values))
-        return position
+
+    async def correct(self, before: Position, after: Position) -> None:
+        """Bring a row to what a replay makes of it. Raises PositionChanged, StandingAlready."""
+        await self._update(before, _ledger_values(after), after.updated_at)
+
+    async def remove(self, position_ids: list[str]) -> None:
+        """Take away rows that no fill belongs to any more."""
+        query = delete(positions).where(positions.c.id.in_(position_ids))
+        await self._connection.execute(query)
 
     async def move(
         self,
@@ -211,3 +223,14 @@ class PositionRepository:
                 raise
             raise StandingAlready from error
         return result.scalar() if result.returns_rows else None
+
+
+def _ledger_values(position: Position) -> dict[str, Any]:
+    """The columns that follow from the fills."""
+    return {
+        **state_values(position.state),
+        **converted_values(position.converted),
+        "status": position.status,
+        "opened_at": position.opened_at,
+        "closed_at": position.closed_at,
+    }
