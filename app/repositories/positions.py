@@ -7,13 +7,14 @@ from typing import Any, Literal
 from uuid import uuid4
 
 import msgspec
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.instruments import Instrument
 from app.domain.ledger import LedgerState, PositionSide
 from app.domain.positions import Converted, Position
+from app.domain.trades import ChainKey
 from app.repositories.database import violated
 from app.repositories.paging import Place, precedes
 from app.repositories.rows import (
@@ -159,6 +160,25 @@ class PositionRepository:
     async def correct(self, before: Position, after: Position) -> None:
         """Bring a row to what a replay makes of it. Raises PositionChanged, StandingAlready."""
         await self._update(before, _ledger_values(after), after.updated_at)
+
+    async def retag(self, position: Position, strategy: str, now: datetime) -> Position:
+        """Move a row to another strategy. Raises PositionChanged, StandingAlready."""
+        await self._update(position, {"strategy": strategy}, now)
+        return msgspec.structs.replace(position, strategy=strategy, updated_at=now, version=position.version + 1)
+
+    async def is_held_between(self, key: ChainKey, since: datetime, until: datetime | None) -> bool:
+        """Whether a chain held anything at or between two moments; without ``until``, at or after the first."""
+        query = select(positions.c.id).where(
+            positions.c.user_id == key.user_id,
+            positions.c.account_id == key.account_id,
+            positions.c.symbol == key.symbol,
+            positions.c.position_side == key.position_side,
+            positions.c.strategy == key.strategy,
+            or_(positions.c.closed_at.is_(None), positions.c.closed_at >= since),
+        )
+        if until is not None:
+            query = query.where(positions.c.opened_at <= until)
+        return await self._connection.scalar(query.limit(1)) is not None
 
     async def remove(self, position_ids: list[str]) -> None:
         """Take away rows that no fill belongs to any more."""
