@@ -1,12 +1,12 @@
 """Total P&L at the beginnings of days, and what corrections do to it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import bindparam, select, text
+from sqlalchemy import bindparam, delete, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -48,7 +48,7 @@ class DayBaseRepository:
             .order_by(day_opens.c.day)
         )
         rows = await self._connection.execute(query)
-        known = {found: None if total is None else to_units(total) for found, total in rows}
+        known: dict[date, int | None] = {found: to_units(total) for found, total in rows}
         if day < today and today not in known:
             parameters = {"user": self._user_id, "moment": midnight(today)}
             known[today] = None if await self._connection.scalar(_HAD_HISTORY, parameters) else 0
@@ -61,15 +61,16 @@ class DayBaseRepository:
         )
         return {day: price for day, price in await self._connection.execute(query)}
 
-    async def correct(self, corrections: Iterable[BaseCorrection]) -> None:
-        """Write what the bases are after a correction."""
+    async def correct(self, corrections: Sequence[BaseCorrection]) -> None:
+        """Write what the bases are after a correction; one that is unknown is forgotten."""
+        unknown = [one.day for one in corrections if one.after is None]
+        if unknown:
+            gone = delete(day_opens).where(day_opens.c.user_id == self._user_id, day_opens.c.day.in_(unknown))
+            await self._connection.execute(gone)
         values = [
-            {
-                "user_id": self._user_id,
-                "day": one.day,
-                "total_pnl": None if one.after is None else from_units(one.after),
-            }
+            {"user_id": self._user_id, "day": one.day, "total_pnl": from_units(one.after)}
             for one in corrections
+            if one.after is not None
         ]
         if values:
             statement = insert(day_opens)

@@ -266,8 +266,7 @@ day_opens = Table(
     metadata,
     Column("user_id", _ID, ForeignKey("users.id"), nullable=False),
     Column("day", Date, nullable=False),
-    # Null: a correction needed a price of the past that nobody wrote down.
-    Column("total_pnl", Numeric),
+    Column("total_pnl", Numeric, nullable=False),
     PrimaryKeyConstraint("user_id", "day"),
     _finite("total_pnl"),
 )

@@ -16,7 +16,6 @@ def upgrade() -> None:
     op.add_column("trades", sa.Column("revision", sa.BigInteger(), server_default=sa.text("1"), nullable=False))
     op.create_index("ix_trades_chain", "trades", [*_CHAIN, "executed_at", "created_at", "id"])
     op.create_index("ix_positions_chain", "positions", [*_CHAIN, "opened_at"])
-    op.alter_column("day_opens", "total_pnl", nullable=True)
     _create_revisions()
     _create_funding_payments()
     op.create_table(
