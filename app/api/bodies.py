@@ -196,11 +196,34 @@ class TradeBody(Body):
     source: str
     executed_at: str
     created_at: str
+    revision: int = Field(description="Grows with every edit. Its ETag.")
 
 
 class TradeRecorded(Body):
     trade: TradeBody
     position: PositionBody
+
+
+class TradeDeleted(Body):
+    """A trade that is no more, and the positions that changed with it, as they are now."""
+
+    trade: TradeBody
+    positions: list[PositionBody]
+
+
+class TradeRevision(Body):
+    """An earlier form of a trade, and what ended it: which change, why, when, and the event that told of it."""
+
+    trade: TradeBody
+    change: Literal["edited", "deleted", "retagged"]
+    reason: str | None
+    at: str
+    event_seq: int
+
+
+class TradeRevisionList(Body):
+    items: list[TradeRevision]
+    next_cursor: None
 
 
 class TradeList(Body):

@@ -157,7 +157,7 @@ async def delete_fill(
 
 
 async def retag_position(
-    connection: AsyncConnection, books: Books, position: Position, strategy: str, ending: Ending
+    connection: AsyncConnection, position: Position, strategy: str, ending: Ending
 ) -> tuple[Position, Correction]:
     """Move a position to another strategy, with its fills and with the positions it shares fills with.
 

@@ -214,8 +214,9 @@ class PositionRepository:
         return moved
 
     async def edit(self, position: Position, edit: PositionEdit, *, now: datetime) -> Position:
-        """Change what is not the ledger's. Raises PositionChanged, StandingAlready."""
+        """Change what is not the ledger's; the strategy moves with the fills. Raises PositionChanged."""
         values = msgspec.structs.asdict(edit)
+        del values["strategy"]
         await self._update(position, values, now)
         return msgspec.structs.replace(position, **values, updated_at=now, version=position.version + 1)
 
