@@ -1,62 +1,60 @@
 """The whole ledger of a user against its replay: what reconciliation trusts, said as a test."""
 
+from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.domain.cycles import Cycle, replay_cycles
+from app.domain.cycles import Cycle, Payment, replay_cycles
 from app.domain.instruments import Instrument
+from app.domain.positions import Position
 from app.domain.trades import ChainKey, Trade
 from app.repositories.funding_payments import FundingPaymentRepository
 from app.repositories.positions import PositionRepository
-from app.repositories.tables import funding_payments, positions, trades
+from app.repositories.tables import positions, trades
 from app.repositories.trades import TRADE_COLUMNS, to_trade
 
 
 async def differences(connection: AsyncConnection, user_id: str, listed: Instrument, currency: str) -> list[str]:
     """What of a user's rows is not, to the last digit, what the replay of all his fills gives."""
-    rows = await connection.execute(select(*TRADE_COLUMNS).where(trades.c.user_id == user_id))
     chains: dict[ChainKey, list[Trade]] = {}
-    for row in rows:
+    for row in await connection.execute(select(*TRADE_COLUMNS).where(trades.c.user_id == user_id)):
         trade = to_trade(row)
         chains.setdefault(trade.chain, []).append(trade)
-    ids = [str(one) for one in await connection.scalars(select(positions.c.id).where(positions.c.user_id == user_id))]
+    ids = list(await connection.scalars(select(positions.c.id).where(positions.c.user_id == user_id)))
+    repository = FundingPaymentRepository(connection)
     stored = {one.position_id: one for one in await PositionRepository(connection).of_ids(user_id, ids)}
-    payments = await FundingPaymentRepository(connection).of_positions(ids)
-    rates = {one.payment.at: one.payment.rate_to_reporting for one in payments}
+    paid = await repository.of_positions(ids)
+    stamps = [] if listed.market == "spot" else await repository.stamps(listed.symbol, datetime(2000, 1, 1, tzinfo=UTC))
     found: list[str] = []
-    seen: set[str] = set()
     for key, fills in chains.items():
-        stamps = [
-            msgspec.structs.replace(stamp, rate_to_reporting=rates.get(stamp.at))
-            for stamp in await FundingPaymentRepository(connection).stamps(
-                key.symbol, min(fill.executed_at for fill in fills)
+        for cycle in replay_cycles(listed, fills, stamps, currency=currency):
+            members = [fill for fill in fills if fill.fill_id in cycle.fill_ids]
+            [position_id] = set.intersection(*({one.position_id, one.opened_position_id} for one in members)) & {
+                *stored
+            } or {None}
+            if position_id is None:
+                found.append(f"{key}: nothing is stored of {cycle}")
+                continue
+            found += _compare(
+                key, cycle, stored.pop(position_id), {one.payment for one in paid if one.position_id == position_id}
             )
-        ]
-        by_id = {fill.fill_id: fill for fill in fills}
-        for cycle in replay_cycles(listed, fills, stamps if listed.market != "spot" else [], currency=currency):
-            opener = by_id[cycle.opened_by]
-            position_id = opener.opened_position_id if cycle.is_opened_by_rest else opener.position_id
-            assert position_id is not None
-            seen.add(position_id)
-            row = stored.get(position_id)
-            if row is None or _figures(row) != _figures_of(cycle):
-                found.append(f"{key}: {cycle} is stored as {row}")
-            elif (row.strategy, row.position_side, row.account_id) != (key.strategy, key.position_side, key.account_id):
-                found.append(f"{key}: {row} is in another chain")
-            paid = {one.payment for one in payments if one.position_id == position_id}
-            if paid != set(cycle.payments):
-                found.append(f"{key}: {paid} was paid, not {cycle.payments}")
-            for fill_id in cycle.fill_ids:
-                if position_id not in (by_id[fill_id].position_id, by_id[fill_id].opened_position_id):
-                    found.append(f"{key}: fill {fill_id} is not of {position_id}")
-    found += [f"{one} has no fills" for one in stored if one not in seen]
+    return found + [f"nothing makes {one}" for one in stored.values()]
+
+
+def _compare(key: ChainKey, cycle: Cycle, row: Position, paid: set[Payment]) -> list[str]:
+    found = []
+    if _figures(row) != _figures_of(cycle):
+        found.append(f"{cycle} is stored as {row}")
+    if (row.strategy, row.position_side, row.account_id) != (key.strategy, key.position_side, key.account_id):
+        found.append(f"{row} is not of {key}")
+    if paid != set(cycle.payments):
+        found.append(f"{row} was paid {paid}, not {cycle.payments}")
     return found
 
 
-def _figures(position: Any) -> tuple[Any, ...]:
+def _figures(position: Position) -> tuple[Any, ...]:
     return (
         position.state,
         position.converted,
