@@ -7,7 +7,7 @@ and :meth:`Rewrite.finish`.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from functools import partial
@@ -138,6 +138,12 @@ class Rewrite:
         """How many more positions are open than were."""
         return sum(one.status == "open" for one in self.after) - sum(one.status == "open" for one in self.before)
 
+    def new_payments(self, position_id: str) -> list[Payment]:
+        """The payments of a position that were not booked before."""
+        before = {one.payment for one in self._tail.paid if one.position_id == position_id}
+        cycles = [cycle for row_id, cycle in self._rows if row_id == position_id]
+        return [payment for cycle in cycles for payment in cycle.payments if payment not in before]
+
     async def begin(self) -> None:
         """Write the positions. Raises PositionChanged."""
         repository = PositionRepository(self._connection)
@@ -216,27 +222,34 @@ async def plan_rewrite(
     instrument: Instrument,
     currency: str,
     now: datetime,
+    rates: Mapping[datetime, Decimal] | None = None,
 ) -> tuple[Rewrite, list[Funding]]:
     """Replay a tail with other fills; also the stamps that apply to it. Nothing is written yet.
+
+    ``rates`` are exchange rates into the reporting currency at stamps that were not applied before.
 
     Raises:
         TooLarge, ContradictoryFill: such fills cannot be.
     """
     ordered = sorted(fills, key=ledger_place)
-    stamps = await _stamps(connection, tail, ordered, instrument)
+    stamps = await _stamps(connection, tail, ordered, instrument, rates or {})
     work = partial(replay_cycles, instrument, ordered, stamps, currency=currency)
     cycles = work() if len(ordered) <= _AT_ONCE else await asyncio.to_thread(work)
     return Rewrite(connection, tail, cycles, instrument, now), stamps
 
 
 async def _stamps(
-    connection: AsyncConnection, tail: Tail, fills: Sequence[Trade], instrument: Instrument
+    connection: AsyncConnection,
+    tail: Tail,
+    fills: Sequence[Trade],
+    instrument: Instrument,
+    rates: Mapping[datetime, Decimal],
 ) -> list[Funding]:
     """The stamps that apply, at the exchange rates under which they were applied before."""
     if instrument.market == "spot" or not fills:
         return []
     settled = await FundingPaymentRepository(connection).stamps(tail.key.symbol, fills[0].executed_at)
-    known: dict[datetime, Decimal | None] = {one.payment.at: one.payment.rate_to_reporting for one in tail.paid}
+    known = {**rates, **{one.payment.at: one.payment.rate_to_reporting for one in tail.paid}}
     return [msgspec.structs.replace(stamp, rate_to_reporting=known.get(stamp.at)) for stamp in settled]
 
 

@@ -386,6 +386,14 @@ funding_payments = Table(
 )
 Index("ix_funding_payments_user_at", funding_payments.c.user_id, funding_payments.c.at, funding_payments.c.position_id)
 
+# Up to where each P&L worker has looked at what was settled, by the time it was stored.
+funding_turns = Table(
+    "funding_turns",
+    metadata,
+    Column("role", Text, primary_key=True),
+    Column("stored_at", _TIME, nullable=False),
+)
+
 # The price of each symbol at the beginning of each UTC day, for corrections of what was before it.
 day_marks = Table(
     "day_marks",

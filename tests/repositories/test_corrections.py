@@ -17,6 +17,7 @@ from app.domain.instruments import Instrument
 from app.domain.ledger import ContradictoryFill
 from app.domain.positions import Position
 from app.domain.trades import Trade
+from app.repositories.books import BookRepository
 from app.repositories.chains import ChainRepository, ChainTooLong
 from app.repositories.corrections import Books, Correction, TooManyPositions, delete_fill, edit_fill, retag_position
 from app.repositories.database import DatabaseUnavailable, transaction
@@ -469,3 +470,93 @@ async def test_corrections_and_fills_at_once_all_count(engine: AsyncEngine, alic
     [position] = await held(engine, alice)
     assert position.state.signed_qty == 17
     await check(engine, alice)
+
+
+class TestTheTotalAtTheBeginningOfADay:
+    """Yesterday's end changes by what the fill changed, where the price of that midnight is known."""
+
+    async def record(self, engine: AsyncEngine, holder: Holder, days_ago: int, total: str) -> None:
+        async with transaction(engine) as connection:
+            await connection.execute(
+                text("INSERT INTO day_opens (user_id, day, total_pnl) VALUES (:user, :day, :total)"),
+                {"user": holder.user_id, "day": (TODAY - timedelta(days=days_ago)).date(), "total": D(total)},
+            )
+
+    async def mark(self, engine: AsyncEngine, days_ago: int, price: str) -> None:
+        async with transaction(engine) as connection:
+            await connection.execute(
+                text("INSERT INTO day_marks (symbol, day, price) VALUES ('BTCUSDT', :day, :price)"),
+                {"day": (TODAY - timedelta(days=days_ago)).date(), "price": D(price)},
+            )
+
+    async def bases(self, engine: AsyncEngine, holder: Holder) -> dict[int, Decimal]:
+        """Totals by how many days ago."""
+        query = text("SELECT day, total_pnl FROM day_opens WHERE user_id = :user ORDER BY day")
+        async with transaction(engine) as connection:
+            rows = await connection.execute(query, {"user": holder.user_id})
+            return {(TODAY.date() - day).days: total for day, total in rows}
+
+    async def test_a_late_fill_changes_the_totals_after_it_by_its_worth(
+        self, engine: AsyncEngine, alice: Holder
+    ) -> None:
+        await fill(engine, alice, "buy", "1", "100", executed_at=at(0))
+        for days_ago, price in [(3, "90"), (2, "105"), (1, "120"), (0, "130")]:
+            await self.mark(engine, days_ago, price)
+            await self.record(engine, alice, days_ago, "1000")
+
+        late = await fill(engine, alice, "buy", "2", "110", executed_at=at(86_400 + 3600), fee=D("0.5"))
+
+        assert await self.bases(engine, alice) == {3: 1000, 2: 1000, 1: D("1019.5"), 0: D("1039.5")}
+        assert late.correction is not None
+        assert [one.day for one in late.correction.bases] == [(TODAY - timedelta(days=1)).date(), TODAY.date()]
+
+    async def test_without_a_price_of_that_midnight_it_becomes_unknown(
+        self, engine: AsyncEngine, alice: Holder
+    ) -> None:
+        await fill(engine, alice, "buy", "1", "100", executed_at=at(0))
+        await self.record(engine, alice, 1, "1000")
+        await self.record(engine, alice, 0, "1000")
+        await self.mark(engine, 0, "120")
+
+        await fill(engine, alice, "buy", "1", "110", executed_at=at(10))
+
+        assert await self.bases(engine, alice) == {0: 1010}
+
+    async def test_what_was_closed_before_midnight_needs_no_price(self, engine: AsyncEngine, alice: Holder) -> None:
+        first = await fill(engine, alice, "buy", "1", "100", executed_at=at(0))
+        await fill(engine, alice, "sell", "1", "100", executed_at=at(10))
+        await self.record(engine, alice, 0, "5")
+
+        await edit(engine, alice, first.trade, price=D(80))
+
+        assert await self.bases(engine, alice) == {0: 25}
+
+    async def test_a_first_fill_of_yesterday_makes_todays_base(self, engine: AsyncEngine, alice: Holder) -> None:
+        await self.mark(engine, 0, "130")
+
+        await fill(engine, alice, "buy", "2", "100", executed_at=TODAY - timedelta(hours=1))
+
+        assert await self.bases(engine, alice) == {0: 60}
+        [book] = await BookRepository(engine).load([alice.user_id])
+        assert (book.day_base, book.base_day) == (60 * 10**18, TODAY.date())
+
+    async def test_a_fill_of_today_leaves_it_as_it_is(self, engine: AsyncEngine, alice: Holder) -> None:
+        await self.record(engine, alice, 0, "5")
+
+        recorded = await fill(engine, alice, "buy", "1", "100")
+
+        assert recorded.correction is None
+        assert await self.bases(engine, alice) == {0: 5}
+
+    async def test_an_account_valued_at_another_price_than_was_noted_becomes_unknown(
+        self, engine: AsyncEngine, alice: Holder
+    ) -> None:
+        await fill(engine, alice, "buy", "1", "100", executed_at=at(0))
+        await self.record(engine, alice, 0, "5")
+        await self.mark(engine, 0, "130")
+        async with transaction(engine) as connection:
+            await connection.execute(text("UPDATE accounts SET valuation = 'last'"))
+
+        await fill(engine, alice, "buy", "1", "100", executed_at=at(10))
+
+        assert await self.bases(engine, alice) == {}

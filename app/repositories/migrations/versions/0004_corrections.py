@@ -90,3 +90,9 @@ def _create_funding_payments() -> None:
         sa.PrimaryKeyConstraint("position_id", "at", name=op.f("pk_funding_payments")),
     )
     op.create_index("ix_funding_payments_user_at", "funding_payments", ["user_id", "at", "position_id"])
+    op.create_table(
+        "funding_turns",
+        sa.Column("role", sa.Text(), nullable=False),
+        sa.Column("stored_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("role", name=op.f("pk_funding_turns")),
+    )
