@@ -20,6 +20,7 @@ from app.repositories.chains import ChainTooLong
 from app.repositories.database import DatabaseUnavailable
 from app.repositories.fills import TooManyPositions
 from app.repositories.positions import PositionChanged, StandingAlready
+from app.repositories.realized import TooManyFills
 from app.repositories.trades import TradeDeleted
 from app.repositories.users import UserGone
 
@@ -186,6 +187,7 @@ _TRANSLATIONS: Final[Mapping[type[Exception], Any]] = {
     NameTaken: lambda _: Problem("name_taken", "Another of your accounts has this name."),
     TooManyLeaves: lambda _: Problem("out_of_range", "There are too many symbols and strategies for one tree."),
     TradeDeleted: lambda _: Problem("trade_deleted", "A trade with this trade_id was deleted. Its id stays taken."),
+    TooManyFills: lambda error: Problem("out_of_range", f"{str(error).capitalize()}. Ask for fewer symbols."),
     ChainTooLong: lambda error: Problem("too_many_fills", f"{str(error).capitalize()}. Nothing was changed."),
     TooManyPositions: lambda _: Problem("too_many_positions", "Close a position before opening another."),
     PositionChanged: lambda _: Problem("version_mismatch", "The position has changed. Read it again."),
