@@ -4,14 +4,24 @@ What comes out equals booking each fill by itself, to the last digit and to the
 version of the rows (:func:`app.repositories.fills.record_fill`).
 """
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from datetime import datetime
+from decimal import Decimal
 
 import msgspec
 
-from app.domain.cycles import book_fill
+from app.domain.cycles import Payment, book_fill
 from app.domain.instruments import Instrument
-from app.domain.ledger import FLAT, Fill, LedgerState, refuse_wrong_side
+from app.domain.ledger import (
+    FLAT,
+    Fill,
+    Funding,
+    LedgerState,
+    apply_funding,
+    funding_payment,
+    refuse_wrong_side,
+)
 from app.domain.positions import Converted, Position
 
 
@@ -46,6 +56,12 @@ class _Cycle:
         self.is_new = True
         self.standing: Position | None = None
 
+    def become(self, state: LedgerState, rate: Decimal | None) -> None:
+        if self.converted is not None:
+            self.converted = self.converted.after(self.state, state, rate)
+        self.state = state
+        self.version += 1
+
     @classmethod
     def of(cls, standing: Position) -> "_Cycle":
         cycle = cls(standing.position_id, standing.state, standing.converted, standing.opened_at)
@@ -66,17 +82,29 @@ class ChainBook:
     """Books the fills of one chain in ledger order.
 
     ``standing`` is the open position before the first of them. ``make_id`` gives
-    the ids of new positions.
+    the ids of new positions. ``stamps`` are those that apply, the oldest first.
     """
 
-    def __init__(self, holding: Holding, standing: Position | None, make_id: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        holding: Holding,
+        standing: Position | None,
+        make_id: Callable[[], str],
+        stamps: Iterable[Funding] = (),
+    ) -> None:
         self._holding = holding
         self._make_id = make_id
         self._standing = None if standing is None else _Cycle.of(standing)
+        self._pending = deque(stamps)
+        self._paid: list[tuple[str, Payment]] = []
         self._ended: list[_Cycle] = []
         self._is_touched = False
         self._fill: Fill | None = None
         self._converts = holding.instrument.settle != holding.currency
+
+    @property
+    def symbol(self) -> str:
+        return self._holding.instrument.symbol
 
     @property
     def is_open(self) -> bool:
@@ -94,6 +122,7 @@ class ChainBook:
         Raises:
             app.domain.cycles.TooLarge, app.domain.ledger.ContradictoryFill.
         """
+        self._fund_until(fill.executed_at)
         standing = self._standing
         booked = book_fill(self._holding.instrument, None if standing is None else standing.state, fill)
         for state in (booked.standing, booked.opened):
@@ -108,6 +137,15 @@ class ChainBook:
             changed.append(self._open(booked.opened, fill, opens_as))
         return Touched(changed[0], changed[1] if len(changed) > 1 else None)
 
+    def finish(self) -> None:
+        """Apply the stamps after the last fill."""
+        self._fund_until(None)
+
+    def take_payments(self) -> list[tuple[str, Payment]]:
+        """The funding payments since the last time, with their positions."""
+        paid, self._paid = self._paid, []
+        return paid
+
     def take_changes(self, now: datetime) -> list[PositionChange]:
         """What changed since the last time: those that ended in their order, then the one that stands."""
         cycles = self._ended
@@ -120,11 +158,29 @@ class ChainBook:
         return changes
 
     def _move(self, cycle: _Cycle, state: LedgerState, fill: Fill) -> None:
-        if cycle.converted is not None:
-            cycle.converted = cycle.converted.after(cycle.state, state, fill.rate_to_reporting)
-        cycle.state = state
-        cycle.version += 1
+        cycle.become(state, fill.rate_to_reporting)
         self._end_if_flat(cycle, fill)
+
+    def _fund_until(self, moment: datetime | None) -> None:
+        """Apply the stamps before a moment; one at the moment of a fill comes after the fill."""
+        while self._pending and (moment is None or self._pending[0].at < moment):
+            stamp = self._pending.popleft()
+            if self._standing is not None:
+                self._fund(self._standing, stamp)
+
+    def _fund(self, cycle: _Cycle, stamp: Funding) -> None:
+        instrument, qty = self._holding.instrument, cycle.state.signed_qty
+        payment = Payment(
+            at=stamp.at,
+            signed_qty=qty,
+            mark=stamp.mark,
+            rate=stamp.rate,
+            amount=funding_payment(instrument, qty, stamp.mark, stamp.rate),
+            rate_to_reporting=stamp.rate_to_reporting,
+        )
+        self._paid.append((cycle.position_id, payment))
+        cycle.become(apply_funding(instrument, cycle.state, stamp.mark, stamp.rate), stamp.rate_to_reporting)
+        self._is_touched = True
 
     def _open(self, state: LedgerState, fill: Fill, opens_as: str | None) -> str:
         converted = Converted().after(FLAT, state, fill.rate_to_reporting) if self._converts else None

@@ -14,11 +14,11 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.domain.cycles import TooLarge
+from app.domain.cycles import Payment, TooLarge
 from app.domain.ids import OrderedIds
 from app.domain.import_chain import ChainBook, Holding, PositionChange, Touched
 from app.domain.imports import Faults, Progress
-from app.domain.ledger import ContradictoryFill, Fill
+from app.domain.ledger import ContradictoryFill, Fill, Funding
 from app.domain.positions import Position
 from app.imports.spool import OWN_ID, Chain, Spool, SpooledFill
 from app.repositories.bulk import BulkLedger, ChainPlace, StoredFill, StoredTrade, trade_line
@@ -58,6 +58,7 @@ class Booking:
         self._lines: list[str] = []
         self._changes: list[PositionChange] = []
         self._moved: list[tuple[str, Touched]] = []
+        self._paid: list[tuple[str, str, Payment]] = []
         self._reopened = _Reopened()
         self.has_failed = False
         """Whether a fill could not be booked although its row is a fill."""
@@ -80,21 +81,27 @@ class Booking:
     async def _book_chain(self, chain: Chain, rows: Iterator[SpooledFill]) -> None:
         key = chain.key
         place = ChainPlace(self._holder.user_id, self._holder.account_id, key.symbol, key.position_side, key.strategy)
-        is_traded = await self._ledger.has_trades(place.user_id, place.account_id, place.symbol)
+        is_traded = await self._ledger.has_traded(place.user_id, place.account_id, place.symbol)
         async with aclosing(self._unknown(place, rows) if is_traded else _each(rows)) as fills:
             first = await anext(fills, None)
             if first is None:
                 return
             assert first.fill.executed_at is not None
             self.first_at = min(self.first_at or first.fill.executed_at, first.fill.executed_at)
-            last_at = await self._ledger.last_at(place) if is_traded else None
             try:
-                if last_at is None or first.fill.executed_at >= last_at:
-                    await self._append(chain, place, first, fills)
-                else:
+                if await self._is_late(chain, place, first.fill.executed_at, is_traded=is_traded):
                     await self._replay(chain, place, first, fills)
+                else:
+                    await self._append(chain, place, first, fills)
             except _Stopped:
                 return
+
+    async def _is_late(self, chain: Chain, place: ChainPlace, at: datetime, *, is_traded: bool) -> bool:
+        """Whether anything of a chain comes after a moment: fills, or funding stamps that what they leave is due."""
+        last_at = await self._ledger.last_at(place) if is_traded else None
+        if last_at is not None and at < last_at:
+            return True
+        return chain.instrument.market != "spot" and await self._ledger.has_stamp_since(place.symbol, at)
 
     async def _append(
         self, chain: Chain, place: ChainPlace, first: SpooledFill, fills: AsyncIterator[SpooledFill]
@@ -112,24 +119,35 @@ class Booking:
     ) -> None:
         """Book a chain anew, with what comes into it."""
         standing = await self._standing(place)
-        book = ChainBook(self._holding(chain), None, self._ids.next)
+        stamps = await self._stamps(chain, place, _at(first))
+        book = ChainBook(self._holding(chain), None, self._ids.next, stamps)
         await self._flush()
         self._reopened = _Reopened()
         async with aclosing(_merged(self._ledger.trades_of(place), first, fills)) as merged:
             async for one in merged:
-                if self._writes and not self._reopened.is_suspended:
-                    # Only now, for the cursor must see the positions as they stood.
-                    await self._ledger.suspend(place)
-                    self._reopened.is_suspended = True
+                await self._suspend_once(place)
                 if isinstance(one, StoredTrade):
                     self._book_again(book, one)
                 else:
                     self._book_new(book, place, one)
                 await self._flush_when_full(book)
+        book.finish()
         self._take_changes(book, standing)
         await self._flush()
         if self._writes:
             await self._ledger.forget_empty(place)
+
+    async def _suspend_once(self, place: ChainPlace) -> None:
+        # Not before the cursor has seen the positions as they stood.
+        if self._writes and not self._reopened.is_suspended:
+            await self._ledger.suspend(place)
+            self._reopened.is_suspended = True
+
+    async def _stamps(self, chain: Chain, place: ChainPlace, at: datetime) -> list[Funding]:
+        if chain.instrument.market == "spot":
+            return []
+        first_at = await self._ledger.first_at(place)
+        return await self._ledger.stamps(place, at if first_at is None else min(first_at, at))
 
     def _book_new(self, book: ChainBook, place: ChainPlace, row: SpooledFill) -> None:
         touched = self._book(book, row.fill, row.number)
@@ -154,22 +172,27 @@ class Booking:
 
     async def _flush_when_full(self, book: ChainBook) -> None:
         if len(self._lines) + len(self._moved) >= _AT_ONCE or book.changes >= _AT_ONCE:
-            self._changes += book.take_changes(self._now)
+            self._take(book)
             await self._flush()
 
-    def _take_changes(self, book: ChainBook, standing: Position | None) -> None:
+    def _take(self, book: ChainBook) -> None:
         self._changes += book.take_changes(self._now)
+        self._paid += [(book.symbol, *paid) for paid in book.take_payments()]
+
+    def _take_changes(self, book: ChainBook, standing: Position | None) -> None:
+        self._take(book)
         self.opened += book.is_open - (standing is not None)
 
     async def _flush(self) -> None:
         """Write what is booked: positions first, for the trades name them."""
-        changes, lines, moved = self._changes, self._lines, self._moved
-        self._changes, self._lines, self._moved = [], [], []
+        changes, lines, moved, paid = self._changes, self._lines, self._moved, self._paid
+        self._changes, self._lines, self._moved, self._paid = [], [], [], []
         if not self._writes:
             return
         await self._ledger.write_positions(await self._changed(changes))
         await self._ledger.write_trades(lines)
         await self._ledger.reassign(moved)
+        await self._ledger.write_payments(self._holder.user_id, paid)
 
     async def _changed(self, changes: Sequence[PositionChange]) -> list[PositionChange]:
         """Without the positions that a replay left as they were."""
@@ -187,13 +210,15 @@ class Booking:
             ids = [row.fill.trade_id for row in page if row.fill.trade_id is not None]
             own = [trade_id.removeprefix(OWN_ID) for trade_id in ids if trade_id.startswith(OWN_ID)]
             known = await self._ledger.known(place.account_id, place.symbol, ids, own)
+            deleted = await self._ledger.deleted(place.account_id, place.symbol, ids, own)
             for row in page:
                 assert row.fill.trade_id is not None
                 stored = known.get(row.fill.trade_id)
-                if stored is None:
-                    yield row
-                elif stored == StoredFill(row.fill.side, row.fill.quantity, row.fill.price):
+                same = StoredFill(row.fill.side, row.fill.quantity, row.fill.price)
+                if row.fill.trade_id in deleted or stored == same:
                     self._progress.repeated_in_ledger += 1
+                elif stored is None:
+                    yield row
                 else:
                     self._faults.add(
                         row.number, "trade_id", f"{row.fill.trade_id} is another fill of {place.symbol} in the ledger"

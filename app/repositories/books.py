@@ -19,14 +19,15 @@ from app.repositories.tables import day_opens, positions
 
 _IDS: Final = bindparam("ids", type_=ARRAY(Uuid(as_uuid=False)))
 
-_IN_SHARD: Final = "('x' || right(u.id::text, 8))::bit(32)::bigint % :shards = :shard"
+IN_SHARD: Final = "('x' || right(u.id::text, 8))::bit(32)::bigint % :shards = :shard"
 """Which users belong to a shard, as :func:`app.domain.shards.shard_of` has it."""
 
 # A user without a fill or an adjustment before midnight had no profit at midnight, whether or not anybody wrote that
 # down.
 _USERS: Final = text(
     """
-    SELECT u.id::text, u.ledger_seq, coalesce(d.total_pnl, CASE WHEN f.at IS NULL AND j.at IS NULL THEN 0 END)
+    SELECT u.id::text, u.ledger_seq, coalesce(d.total_pnl, CASE WHEN f.at IS NULL AND j.at IS NULL THEN 0 END),
+           today.day
     FROM users u
     CROSS JOIN (SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date AS day) today
     LEFT JOIN day_opens d ON d.user_id = u.id AND d.day = today.day
@@ -127,7 +128,7 @@ class BookRepository:
         self._engine = engine
         self._shard = shard
         is_part = shard.shards > 1
-        and_in_shard = f"AND {_IN_SHARD}" if is_part else ""
+        and_in_shard = f"AND {IN_SHARD}" if is_part else ""
         self._next_holders = text(_NEXT_HOLDERS.format(and_in_shard=and_in_shard))
         self._changed_heads = text(_CHANGED_HEADS.format(and_in_shard=and_in_shard))
         self._of_shard = {"shard": shard.number, "shards": shard.shards} if is_part else {}
@@ -220,8 +221,9 @@ async def _load(connection: AsyncConnection, ids: list[str]) -> list[UserBook]:
             accounts=tuple(accounts[user_id]),
             positions=tuple(held.get(user_id, ())),
             day_base=None if day_base is None else to_units(day_base),
+            base_day=day,
         )
-        for user_id, ledger_seq, day_base in await connection.execute(_USERS, {"ids": ids})
+        for user_id, ledger_seq, day_base, day in await connection.execute(_USERS, {"ids": ids})
         if user_id in currencies
     ]
 

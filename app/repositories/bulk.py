@@ -13,14 +13,16 @@ import msgspec
 from sqlalchemy import ARRAY, Text, Uuid, bindparam, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.domain.cycles import Payment
 from app.domain.import_chain import PositionChange, Touched
-from app.domain.ledger import FLAT, Fill, PositionSide
+from app.domain.ledger import FLAT, Fill, Funding, PositionSide
 from app.domain.positions import Converted, Position
 from app.domain.trades import Trade
 from app.repositories.copy import NULL, copy_in, copy_line, copy_text
+from app.repositories.funding_payments import FundingPaymentRepository, PaidFunding
 from app.repositories.positions import PositionChanged
 from app.repositories.rows import converted_values, instrument_values, state_values
-from app.repositories.tables import positions, trades
+from app.repositories.tables import deleted_trades, positions, trades
 from app.repositories.trades import TRADE_COLUMNS, to_trade
 
 _UUIDS: Final = ARRAY(Uuid(as_uuid=False))
@@ -49,6 +51,32 @@ _KNOWN: Final = text(
     WHERE account_id = CAST(:account AS uuid) AND id = ANY(:fill_ids)
     """
 ).bindparams(bindparam("trade_ids", type_=ARRAY(Text)), bindparam("fill_ids", type_=_UUIDS))
+
+# Deleted by hand: its id stays reserved, and no file brings it back.
+_DELETED: Final = text(
+    """
+    SELECT trade_id FROM deleted_trades
+    WHERE account_id = CAST(:account AS uuid) AND symbol = :symbol AND trade_id = ANY(:trade_ids)
+    UNION ALL
+    SELECT 'fill:' || fill_id FROM deleted_trades WHERE account_id = CAST(:account AS uuid) AND fill_id = ANY(:fill_ids)
+    """
+).bindparams(bindparam("trade_ids", type_=ARRAY(Text)), bindparam("fill_ids", type_=_UUIDS))
+
+_PAID: Final = text(
+    """
+    SELECT f.at, f.rate_to_reporting FROM funding_payments f JOIN positions p ON p.id = f.position_id
+    WHERE p.account_id = CAST(:account AS uuid) AND p.symbol = :symbol AND p.position_side = :side
+      AND p.strategy = :strategy
+    """
+)
+
+_FORGET_PAID: Final = text(
+    """
+    DELETE FROM funding_payments USING positions p
+    WHERE p.id = funding_payments.position_id AND p.account_id = CAST(:account AS uuid) AND p.symbol = :symbol
+      AND p.position_side = :side AND p.strategy = :strategy
+    """
+)
 
 _REASSIGN: Final = text(
     """
@@ -107,12 +135,15 @@ class BulkLedger:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def has_trades(self, user_id: str, account_id: str, symbol: str) -> bool:
-        """Whether an account ever traded a symbol."""
-        query = select(trades.c.id).where(
-            trades.c.user_id == user_id, trades.c.account_id == account_id, trades.c.symbol == symbol
-        )
-        return await self._connection.scalar(query.limit(1)) is not None
+    async def has_traded(self, user_id: str, account_id: str, symbol: str) -> bool:
+        """Whether an account has trades of a symbol, or had some that were deleted."""
+        for table in (trades, deleted_trades):
+            query = select(table.c.symbol).where(
+                table.c.user_id == user_id, table.c.account_id == account_id, table.c.symbol == symbol
+            )
+            if await self._connection.scalar(query.limit(1)) is not None:
+                return True
+        return False
 
     async def known(
         self, account_id: str, symbol: str, trade_ids: Sequence[str], fill_ids: Sequence[str]
@@ -121,6 +152,31 @@ class BulkLedger:
         given = {"account": account_id, "symbol": symbol, "trade_ids": list(trade_ids), "fill_ids": list(fill_ids)}
         rows = await self._connection.execute(_KNOWN, given)
         return {trade_id: StoredFill(side, quantity, price) for trade_id, side, quantity, price in rows}
+
+    async def deleted(
+        self, account_id: str, symbol: str, trade_ids: Sequence[str], fill_ids: Sequence[str]
+    ) -> set[str]:
+        """Those of the trade ids whose fills were deleted by hand."""
+        given = {"account": account_id, "symbol": symbol, "trade_ids": list(trade_ids), "fill_ids": list(fill_ids)}
+        return set(await self._connection.scalars(_DELETED, given))
+
+    async def stamps(self, chain: ChainPlace, since: datetime) -> list[Funding]:
+        """The settled stamps of a chain's contract, at the exchange rates under which they were applied before."""
+        settled = await FundingPaymentRepository(self._connection).stamps(chain.symbol, since)
+        rates: dict[datetime, Decimal | None] = {}
+        if settled:
+            rates = {at: rate for at, rate in await self._connection.execute(_PAID, _named(chain))}
+        return [msgspec.structs.replace(stamp, rate_to_reporting=rates.get(stamp.at)) for stamp in settled]
+
+    async def has_stamp_since(self, symbol: str, moment: datetime) -> bool:
+        """Whether a contract was settled at or after a moment."""
+        return await FundingPaymentRepository(self._connection).has_stamp_since(symbol, moment)
+
+    async def first_at(self, chain: ChainPlace) -> datetime | None:
+        """When the oldest fill of a chain happened."""
+        query = select(trades.c.executed_at).where(*_of(chain)).order_by(trades.c.executed_at).limit(1)
+        at: datetime | None = await self._connection.scalar(query)
+        return at
 
     async def last_at(self, chain: ChainPlace) -> datetime | None:
         """When the newest fill of a chain happened."""
@@ -143,7 +199,8 @@ class BulkLedger:
             yield StoredTrade(trade, opens)
 
     async def suspend(self, chain: ChainPlace) -> None:
-        """Make room for the positions of a chain to be written anew: none of them stands meanwhile."""
+        """Make room for the positions and payments of a chain to be written anew: none of them stands meanwhile."""
+        await self._connection.execute(_FORGET_PAID, _named(chain))
         await self._connection.execute(_SUSPEND, _named(chain))
 
     async def forget_empty(self, chain: ChainPlace) -> int:
@@ -165,6 +222,11 @@ class BulkLedger:
     async def write_trades(self, lines: list[str]) -> None:
         """Store trades, as lines of :func:`trade_line`."""
         await copy_in(self._connection, "trades", _TRADE, lines)
+
+    async def write_payments(self, user_id: str, paid: Sequence[tuple[str, str, Payment]]) -> None:
+        """Store funding payments: their symbols, their positions, what they are."""
+        repository = FundingPaymentRepository(self._connection)
+        await repository.add(user_id, [PaidFunding(position_id, symbol, one) for symbol, position_id, one in paid])
 
     async def reassign(self, moved: Sequence[tuple[str, Touched]]) -> None:
         """Say which positions stored trades belong to."""

@@ -1,6 +1,6 @@
 """A desk on real servers, files on it, and the ledger that comes of them."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
@@ -120,9 +120,6 @@ async def bob(engine: AsyncEngine) -> Holder:
     return await new_holder(engine, "bob")
 
 
-Row = Mapping[str, Any]
-LedgerOf = Callable[[Holder], Any]
-
 _POSITIONS = """
     SELECT symbol, position_side, strategy, status, signed_qty, cost, cash, fees, funding, fees_unpriced,
            realized_pnl_gross, fees_published, converted_gross, converted_fees, is_converted, reported_gross,
@@ -136,6 +133,11 @@ _TRADES = """
            trade_id, executed_at
     FROM trades WHERE user_id = :user ORDER BY symbol, position_side, strategy, executed_at, created_at, id
 """
+_PAYMENTS = """
+    SELECT f.symbol, p.strategy, p.position_side, f.at, f.signed_qty, f.mark, f.rate, f.amount, f.rate_to_reporting
+    FROM funding_payments f JOIN positions p ON p.id = f.position_id
+    WHERE f.user_id = :user ORDER BY f.symbol, p.strategy, p.position_side, f.at
+"""
 
 
 async def ledger_of(engine: AsyncEngine, holder: Holder, *, with_versions: bool = True) -> dict[str, list[Any]]:
@@ -144,4 +146,6 @@ async def ledger_of(engine: AsyncEngine, holder: Holder, *, with_versions: bool 
         version = "version," if with_versions else ""
         positions = await connection.execute(text(_POSITIONS.format(version=version)), {"user": holder.user_id})
         trades = await connection.execute(text(_TRADES), {"user": holder.user_id})
-        return {"positions": [tuple(row) for row in positions], "trades": [tuple(row) for row in trades]}
+        payments = await connection.execute(text(_PAYMENTS), {"user": holder.user_id})
+        found = {"positions": positions, "trades": trades, "payments": payments}
+        return {name: [tuple(row) for row in rows] for name, rows in found.items()}
