@@ -9,16 +9,17 @@ import argparse
 import asyncio
 import os
 import random
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import httpx2
 import psutil
 
@@ -35,8 +36,6 @@ _PROJECT = Path(__file__).resolve().parents[1]
 
 
 def instruments() -> list[Instrument]:
-    from decimal import Decimal
-
     return [
         Instrument(
             symbol=f"COIN{number}USDT",
@@ -77,20 +76,13 @@ def write_fills(path: Path, rows: int, *, as_ccxt: bool = False) -> None:
 
 
 @asynccontextmanager
-async def server(database_url: str, redis_url: str, folder: Path) -> AsyncIterator[tuple[str, psutil.Process]]:
+async def server(environment: dict[str, str], folder: Path) -> AsyncIterator[tuple[str, psutil.Process]]:
     """One web process on a Unix socket."""
     socket = folder / "web.sock"
-    environment = {
-        **os.environ,
-        "TIDEMARK_DATABASE_URL": database_url,
-        "TIDEMARK_REDIS_URL": redis_url,
-        "TIDEMARK_DATA_DIR": str(folder),
-        "TIDEMARK_LOGINS_PER_MINUTE_PER_IP": "1000",
-    }
     command = (sys.executable, "-m", "uvicorn", "app.main:app", "--uds", str(socket), "--log-level", "warning")
     process = await asyncio.create_subprocess_exec(*command, cwd=_PROJECT, env=environment)
     try:
-        while not socket.exists():
+        while not socket.exists():  # noqa: ASYNC110
             await asyncio.sleep(0.1)
         yield str(socket), psutil.Process(process.pid)
     finally:
@@ -107,53 +99,67 @@ def peak_mib(process: psutil.Process) -> float:
 
 async def import_over_rest(client: httpx2.AsyncClient, path: Path, web: psutil.Process) -> dict[str, Any]:
     """Upload and wait; what it took."""
-
-    def chunks() -> Iterator[bytes]:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                yield chunk
-
-    async def stream() -> AsyncIterator[bytes]:
-        for chunk in chunks():
-            yield chunk
-
     media_type = "text/csv" if path.suffix == ".csv" else "application/x-ndjson"
+    size = path.stat().st_size  # noqa: ASYNC240
     began = time.monotonic()
-    headers = {"Content-Type": media_type, "Content-Length": str(path.stat().st_size)}
-    answer = await client.post("/api/v1/imports", content=stream(), headers=headers)
+    headers = {"Content-Type": media_type, "Content-Length": str(size)}
+    answer = await client.post("/api/v1/imports", content=pieces(path), headers=headers)
     answer.raise_for_status()
     uploaded = time.monotonic()
-    url = answer.headers["location"]
-    peak, read_s = 0.0, 0.0
-    while True:
-        one = (await client.get(url)).json()
-        if one["rows_total"] is not None and not read_s:
-            read_s = time.monotonic() - uploaded
-        if one["finished_at"]:
-            break
-        for child in web.children():
-            try:
-                peak = max(peak, peak_mib(child))
-            except (psutil.Error, OSError):
-                pass
-        await asyncio.sleep(0.2)
+    one, read_s, peak = await until_finished(client, answer.headers["location"], web)
     return {
         "state": one["state"],
         "rows": one["rows_booked"],
-        "file_mib": round(path.stat().st_size / 2**20),
+        "file_mib": round(size / 2**20),
         "upload_s": round(uploaded - began, 1),
         "read_s": round(read_s, 1),
         "total_s": round(time.monotonic() - began, 1),
         "worker_peak_mib": round(peak),
         "web_peak_mib": round(peak_mib(web)),
-        "reason": one["reason"],
     }
+
+
+async def pieces(path: Path) -> AsyncIterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            yield piece
+
+
+async def until_finished(
+    client: httpx2.AsyncClient, url: str, web: psutil.Process
+) -> tuple[dict[str, Any], float, float]:
+    """The finished import, the seconds until the file was read, and the worker's peak memory in MiB."""
+    began = time.monotonic()
+    peak = read_s = 0.0
+    while True:
+        one: dict[str, Any] = (await client.get(url)).json()
+        if one["rows_total"] is not None and not read_s:
+            read_s = time.monotonic() - began
+        if one["finished_at"]:
+            return one, read_s, peak
+        for child in web.children():
+            with suppress(psutil.Error, OSError):
+                peak = max(peak, peak_mib(child))
+        await asyncio.sleep(0.2)
+
+
+def import_by_command(environment: dict[str, str], path: Path, username: str) -> dict[str, Any]:
+    """The same by ``run.py import``."""
+    began = time.monotonic()
+    command = (sys.executable, str(_PROJECT / "run.py"), "import", str(path), "--user", username)
+    process = psutil.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    peak = 0.0
+    while process.poll() is None:
+        with suppress(psutil.Error, OSError):
+            peak = max(peak, peak_mib(process))
+        time.sleep(0.2)
+    return {"total_s": round(time.monotonic() - began, 1), "peak_mib": round(peak), "exit_code": process.returncode}
 
 
 async def measure(rows: int) -> None:
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tm-")))
-        folder.chmod(0o755)
+        folder.chmod(0o755)  # noqa: ASYNC240
         postgres, redis = EmbeddedPostgres(folder), EmbeddedRedis(folder)
         stack.callback(postgres.stop)
         stack.callback(redis.stop)
@@ -165,36 +171,50 @@ async def measure(rows: int) -> None:
         csv, lines = folder / "fills.csv", folder / "fills.ndjson"
         write_fills(csv, rows)
         write_fills(lines, rows, as_ccxt=True)
-        socket, web = await stack.enter_async_context(server(database_url, redis_url, folder))
-        await asyncio.sleep(3)
-        transport = httpx2.AsyncHTTPTransport(uds=socket)
+        environment = {
+            **os.environ,
+            "TIDEMARK_DATABASE_URL": database_url,
+            "TIDEMARK_REDIS_URL": redis_url,
+            "TIDEMARK_DATA_DIR": str(folder),
+        }
+        socket, web = await stack.enter_async_context(server(environment, folder))
         for path in (csv, lines):
-            async with httpx2.AsyncClient(transport=transport, base_url="http://localhost", timeout=600) as client:
-                body = {"username": path.suffix[1:], "password": _PASSWORD}
-                (await client.post("/api/v1/auth/register", json=body)).raise_for_status()
-                print(path.name, await import_over_rest(client, path, web), flush=True)
-                print(path.name, "again", await import_over_rest(client, path, web), flush=True)
-                if path is csv:
-                    await measure_exports(client, web, folder)
-            transport = httpx2.AsyncHTTPTransport(uds=socket)
-        connection = await asyncpg.connect(database_url)
-        print("database_mib", await connection.fetchval("SELECT pg_database_size('postgres') / 1048576"))
-        await connection.close()
+            async with client_of(socket, path.suffix[1:]) as client:
+                show(f"import {path.name}", await import_over_rest(client, path, web))
+                show(f"import {path.name} again", await import_over_rest(client, path, web))
+        async with client_of(socket, "command"):
+            show("run.py import fills.csv", import_by_command(environment, csv, "command"))
+        async with client_of(socket, "csv") as client:
+            for file_format in ("csv", "json", "parquet"):
+                show(f"export trades as {file_format}", await export(client, file_format, web))
 
 
-async def measure_exports(client: httpx2.AsyncClient, web: psutil.Process, folder: Path) -> None:
-    for kind in ("csv", "json", "parquet"):
-        target = folder / f"trades.{kind}"
-        began = time.monotonic()
-        async with client.stream("GET", "/api/v1/exports/trades", params={"format": kind}) as answer:
-            if answer.status_code != 200:
-                return
-            with target.open("wb") as file:
-                async for chunk in answer.aiter_bytes():
-                    file.write(chunk)
-        took = round(time.monotonic() - began, 1)
-        size = round(target.stat().st_size / 2**20)
-        print("export", kind, {"total_s": took, "file_mib": size, "web_peak_mib": round(peak_mib(web))}, flush=True)
+@asynccontextmanager
+async def client_of(socket: str, username: str) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client that is logged in."""
+    transport = httpx2.AsyncHTTPTransport(uds=socket)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost", timeout=600) as client:
+        body = {"username": username, "password": _PASSWORD}
+        answer = await client.post("/api/v1/auth/register", json=body)
+        if answer.status_code == httpx2.codes.CONFLICT:
+            answer = await client.post("/api/v1/auth/login", json=body)
+        answer.raise_for_status()
+        yield client
+
+
+async def export(client: httpx2.AsyncClient, file_format: str, web: psutil.Process) -> dict[str, Any]:
+    began = time.monotonic()
+    size = 0
+    async with client.stream("GET", "/api/v1/exports/trades", params={"format": file_format}) as answer:
+        answer.raise_for_status()
+        async for piece in answer.aiter_bytes():
+            size += len(piece)
+    took = round(time.monotonic() - began, 1)
+    return {"total_s": took, "file_mib": round(size / 2**20), "web_peak_mib": round(peak_mib(web))}
+
+
+def show(what: str, figures: dict[str, Any]) -> None:
+    print(f"{what}: {', '.join(f'{name} {figure}' for name, figure in figures.items())}", flush=True)
 
 
 if __name__ == "__main__":

@@ -122,15 +122,26 @@ class ImportJob:
     async def _work(self) -> Outcome:
         account, symbols = await self._account(), await self._symbols()
         with Spool(self._spool_path) as spool:
-            await asyncio.to_thread(self._read, spool, symbols, account)
+            await self._read_beside(spool, symbols, account)
             if self.faults.count and not self.one.terms.skip_errors:
                 raise _Refused(_nothing_booked(self.faults.count))
             return await self._book(spool, account)
 
     # Reading
 
+    async def _read_beside(self, spool: Spool, symbols: SymbolBook, account: Account) -> None:
+        """Read in a thread of its own, for it takes long. Cancelled, it waits for the thread, which uses the spool."""
+        reading = asyncio.ensure_future(asyncio.to_thread(self._read, spool, symbols, account))
+        try:
+            await asyncio.shield(reading)
+        except asyncio.CancelledError:
+            self._stop.set()
+            await asyncio.wait({reading})
+            reading.exception()
+            raise
+
     def _read(self, spool: Spool, symbols: SymbolBook, account: Account) -> None:
-        """Read the file into the spool. In a thread of its own, for it takes long."""
+        """Read the file into the spool."""
         try:
             with self._path.open("rb") as raw, TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
                 self._read_rows(file, raw, spool, symbols, account)
@@ -262,13 +273,10 @@ class ImportJob:
     @asynccontextmanager
     async def _held(self) -> AsyncIterator[None]:
         """Give signs of life for as long as the block runs; it is cancelled when the import is lost."""
-        try:
-            async with asyncio.TaskGroup() as tasks, AsyncExitStack() as stack:
-                holding = tasks.create_task(self._hold(), name="import.hold")
-                stack.callback(holding.cancel)
-                yield
-        finally:
-            self._stop.set()
+        async with asyncio.TaskGroup() as tasks, AsyncExitStack() as stack:
+            holding = tasks.create_task(self._hold(), name="import.hold")
+            stack.callback(holding.cancel)
+            yield
 
     async def _hold(self) -> None:
         desk = self._desk
