@@ -25,6 +25,7 @@ from app.repositories.rows import converted_values, instrument_values, state_val
 from app.repositories.tables import deleted_trades, positions, trades
 from app.repositories.trades import TRADE_COLUMNS, to_trade
 
+_READ_AT_ONCE: Final = 2000
 _UUIDS: Final = ARRAY(Uuid(as_uuid=False))
 
 _TRADE: Final = (
@@ -192,11 +193,12 @@ class BulkLedger:
             .where(*_of(chain))
             .order_by(trades.c.executed_at, trades.c.created_at, trades.c.id)
         )
-        rows = await self._connection.stream(query, execution_options={"yield_per": 2000})
-        async for *columns, opened_at in rows:
-            trade = to_trade(columns)
-            opens = trade.opened_position_id or (trade.position_id if opened_at == trade.executed_at else None)
-            yield StoredTrade(trade, opens)
+        result = await self._connection.stream(query)
+        async for page in result.partitions(_READ_AT_ONCE):
+            for *columns, opened_at in page:
+                trade = to_trade(columns)
+                opens = trade.opened_position_id or (trade.position_id if opened_at == trade.executed_at else None)
+                yield StoredTrade(trade, opens)
 
     async def suspend(self, chain: ChainPlace) -> None:
         """Make room for the positions and payments of a chain to be written anew: none of them stands meanwhile."""

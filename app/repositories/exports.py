@@ -103,8 +103,9 @@ async def export_rows(engine: AsyncEngine, wanted: Wanted, prices: Mapping[str, 
 
 async def _pages(connection: AsyncConnection, wanted: Wanted) -> AsyncGenerator[list[list[Any]]]:
     given = {"user": wanted.user_id, "account": wanted.account_id, "since": wanted.since, "until": wanted.until}
-    result = await connection.stream(_QUERIES[wanted.table], given, execution_options={"yield_per": ROWS_AT_ONCE})
-    async for page in result.partitions():
+    result = await connection.stream(_QUERIES[wanted.table], given)
+    # Without a number it would read all of them at once.
+    async for page in result.partitions(ROWS_AT_ONCE):
         yield [_without_blanks(row) for row in page]
 
 
