@@ -147,6 +147,11 @@ class Valued(msgspec.Struct, frozen=True):
     age_ms: int | None
     is_stale: bool
 
+    @property
+    def is_known(self) -> bool:
+        """Whether every fee and every rate of what was realised is known."""
+        return is_known(self.position)
+
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
     """The sum of reported leaves, in units of 1e-18 of ``currency``.
