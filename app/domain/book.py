@@ -105,6 +105,8 @@ class Valuation(msgspec.Struct, frozen=True):
     stale: Mask
     rates_changed: Mask
     stale_rates: Mask
+    rates_turned: Sequence[int]
+    """The pairs whose value changed."""
 
 
 class Book:
@@ -119,7 +121,8 @@ class Book:
         self._packer = Packer()
         self._odd = OddRows()
         self._foreign = ForeignRows(self.rows, self.prices, self.rates)
-        self._converting: set[int] = set()
+        self.users_of_rates: list[set[int]] = []
+        """By pair: the slots of the users whom the rate concerns."""
         self._holders: list[Holder] = []
         self._by_user: dict[str, Holder] = {}
         self._matrix = SlackMatrix()
@@ -168,11 +171,6 @@ class Book:
     def held_symbols(self) -> set[str]:
         """The symbols of all positions, and those that rates are made of."""
         return {self.prices.symbols[column] for column in np.flatnonzero(self.prices.uses)}
-
-    @property
-    def converting(self) -> set[int]:
-        """Slots of the users whom rates concern."""
-        return self._converting
 
     # How it changes
 
@@ -273,8 +271,10 @@ class Book:
         count = len(self._holders)
         stale = self.prices.age(as_of_ms, silent=silent)
         values_changed, marks_changed = self.prices.take_changes()
+        rates_turned = self.rates.refresh()
         rates_changed = self.rates.of_any(marks_changed)
-        self._convert(values_changed, rates_changed)
+        rates_changed[rates_turned] = True
+        self._convert(values_changed, rates_turned)
         low, about = self._matrix.multiply(self.prices.low, self.prices.floats)
         low -= self._cost_low[:count]
         about -= self._cost_coarse[:count] / 10_000.0
@@ -287,8 +287,17 @@ class Book:
         known = len(self._high)
         changed[:known] = (high[:known] != self._high) | (low[:known] != self._low)
         self._high, self._low = high, low
-        stale_rates = self.rates.of_any(stale)
-        return Valuation(high, low, changed, values_changed, marks_changed, stale, rates_changed, stale_rates)
+        return Valuation(
+            high,
+            low,
+            changed,
+            values_changed,
+            marks_changed,
+            stale,
+            rates_changed=rates_changed,
+            stale_rates=self.rates.of_any(stale),
+            rates_turned=rates_turned,
+        )
 
     def unrealized(self, slot: int) -> int:
         """A user's unrealised profit as last valued, in units of 1e-18."""
@@ -335,6 +344,13 @@ class Book:
     def watched_rows(self, columns: Mask) -> Indices:
         """Rows of watched users in the columns of a mask."""
         return self._watched_rows.within(columns)
+
+    def watched_at(self, pairs: Iterable[int]) -> set[int]:
+        """Slots of the watched users whom any of these rates concerns."""
+        concerned: set[int] = set()
+        for pair in pairs:
+            concerned |= self.users_of_rates[pair]
+        return concerned & self._watched
 
     @property
     def has_changes(self) -> bool:
@@ -425,7 +441,8 @@ class Book:
     def _need_rates(self, holder: Holder) -> None:
         """Have the rates of the other assets that a user holds or settles anything in."""
         holder.pairs = frozenset(self._pair(asset, holder.currency) for asset in holder.sums.assets)
-        self._converting.add(holder.slot)
+        for pair in holder.pairs:
+            self.users_of_rates[pair].add(holder.slot)
 
     def _enter(self, holder: Holder, positions: Sequence[Position]) -> None:
         together = self._matrix.used(holder.slot)
@@ -540,16 +557,16 @@ class Book:
         """The number of a rate, whose symbols are held from now on."""
         known = len(self.rates)
         pair = self.rates.pair(asset, currency)
-        self.held_version += len(self.rates) - known
+        if len(self.rates) > known:
+            self.held_version += 1
+            self.users_of_rates.append(set())
         return pair
 
-    def _convert(self, values_changed: Mask, rates_changed: Mask) -> None:
-        """Convert what has another price or another rate; notes which rates those are."""
-        turned = self.rates.refresh()
-        rates_changed[turned] = True
-        for pair in turned:
+    def _convert(self, values_changed: Mask, rates_turned: Sequence[int]) -> None:
+        """Convert what has another price or another rate."""
+        for pair in rates_turned:
             self._odd.convert(pair, self.rates.value(pair))
-        self._foreign.revalue(values_changed, turned)
+        self._foreign.revalue(values_changed, rates_turned)
 
     def _make_odd(self, rows: Indices) -> None:
         """From now on, value rows one by one."""
