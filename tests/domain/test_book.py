@@ -604,3 +604,18 @@ def test_a_matrix_that_changes_in_place_multiplies_like_one_made_anew(steps: lis
         assert matrix.used(row) == len(mine)
         assert int(low[row]) == sum(quantity * int(vector[column]) for _, column, quantity in mine) % 2**64
         assert float(floats[row]) == sum(owner * (column + 3.0) for owner, column, _ in mine)
+
+
+def test_a_side_that_comes_and_goes_within_one_message_counts_once() -> None:
+    account = AccountBook(account_id=account_of("u1"), valuation="mark")
+    book = book_of()
+    book.upsert_user(user_book(position("p1", cost="10"), accounts=[account]))
+    given, missing = quoted("BTCUSDT", *[Decimal(100)] * 5), quoted("BTCUSDT", *[Decimal(100)] * 4, None)
+
+    worth = []
+    for told in ([given, missing, given], [missing, given], [missing, given, missing], [given]):
+        book.set_prices(told)
+        book.revalue(NOW_MS)
+        worth.append(book.unrealized(0))
+
+    assert worth == [90 * ONE, 90 * ONE, 0, 90 * ONE]
