@@ -4,6 +4,9 @@ from decimal import Decimal
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
+
+from app.domain.instruments import Market
 
 PriceSource = Literal["mid", "last", "mark"]
 FeedState = Literal["live", "stale", "down", "simulated"]
@@ -12,11 +15,14 @@ FeedState = Literal["live", "stale", "down", "simulated"]
 class Price(msgspec.Struct, frozen=True, array_like=True):
     """The newest price of one symbol, as the price worker publishes it.
 
-    ``price`` values positions; ``source`` says what it is: the middle of the
-    best bid and ask where both are current, else the last trade, or the mark.
+    ``price`` values positions; ``source`` says what it is: for spot the middle of
+    the best bid and ask where both are current, else the last trade; for contracts the mark.
     ``fresh_ms`` is the moment the price was certainly right, by the price
     worker's clock: the receive time, or earlier where the exchange's own time
     stamps show that it arrived late. Ages are counted from it.
+
+    ``funding_rate`` is what perpetuals are expected to exchange at ``next_funding_ms``,
+    as a share of their value; both None where there is no funding.
     """
 
     symbol: str
@@ -29,6 +35,8 @@ class Price(msgspec.Struct, frozen=True, array_like=True):
     event_ms: int
     received_ms: int
     fresh_ms: int
+    funding_rate: Decimal | None = None
+    next_funding_ms: int | None = None
 
     def age_ms(self, as_of_ms: int) -> int:
         """How long before ``as_of_ms`` (same clock) this price was certainly right."""
@@ -48,12 +56,16 @@ class Feed(msgspec.Struct, frozen=True):
 
     ``state`` is ``simulated`` while simulated prices flow; a simulated feed that
     stops is ``stale`` or ``down`` like any other, so ``simulated`` is kept apart.
+
+    ``state`` and ``age_ms`` are those of the worst market in which something is held or
+    watched; ``markets`` says it of each.
     """
 
     state: FeedState
     source: str
     age_ms: int | None
     simulated: bool = False
+    markets: dict[Market, FeedState] | UnsetType = UNSET
 
 
 class StreamPosition(msgspec.Struct, frozen=True, array_like=True, order=True):
