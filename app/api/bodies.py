@@ -295,6 +295,9 @@ class FeedBody(Body):
     source: str
     age_ms: int | None
     simulated: bool
+    markets: dict[Literal["spot", "linear", "inverse"], Literal["live", "stale", "down", "simulated"]] | None = Field(
+        default=None, description="The state of each market; the one above is that of the worst that is needed."
+    )
 
 
 class Health(Body):

@@ -6,9 +6,8 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from app.domain.instruments import Market
-
 from app.domain.decimals import exact
+from app.domain.instruments import Market
 
 PriceSource = Literal["mid", "last", "mark"]
 Basis = Literal["auto", "mid", "last", "mark", "exit"]

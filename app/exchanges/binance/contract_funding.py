@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 _CALLS = 400
 """In five minutes; Binance allows 500 to an address."""
 _CALLS_WINDOW_S = 300.0
-_MARKS_AT_ONCE = 20
+_MARKS_AT_ONCE = 60
 _MARK_MAY_COME_MS = 3_600_000
 
 
