@@ -277,6 +277,11 @@ class PriceBody(Body):
     bid: str | None
     ask: str | None
     last: str | None
+    mark: str | None = Field(default=None, description="What values a contract; null on spot.")
+    funding_rate: str | None = Field(
+        default=None, description="What a perpetual is expected to exchange next, as a share of its value."
+    )
+    next_funding_ms: int | None = Field(default=None, description="When it will.")
     event_ms: int | None
     received_ms: int | None
     fresh_ms: int | None

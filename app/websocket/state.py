@@ -418,6 +418,15 @@ def _encode_price(price: Price, is_stale: bool) -> str:
     return (
         f'{{"symbol":{json_text(price.symbol)},"price":"{format_decimal(price.price)}",'
         f'"bid":{quoted(bid)},"ask":{quoted(ask)},"last":{quoted(last)},'
-        f'"event_ms":{price.event_ms},"received_ms":{price.received_ms},'
+        f'{_encode_mark(price)}"event_ms":{price.event_ms},"received_ms":{price.received_ms},'
         f'"fresh_ms":{price.fresh_ms},"is_stale":{flag(is_stale)}}}'
     )
+
+
+def _encode_mark(price: Price) -> str:
+    """What only contracts have; nothing for spot."""
+    if price.mark is None:
+        return ""
+    rate = None if price.funding_rate is None else format_decimal(price.funding_rate)
+    next_ms = "null" if price.next_funding_ms is None else price.next_funding_ms
+    return f'"mark":"{format_decimal(price.mark)}","funding_rate":{quoted(rate)},"next_funding_ms":{next_ms},'
