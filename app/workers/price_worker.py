@@ -43,6 +43,8 @@ _INTEREST_EVERY_S = 0.3
 _SURVEY_EVERY_S = 1.0
 _REPORT_EVERY_S = 60.0
 _RETRY_S = 1.0
+_LOOK_EVERY_S = 0.05
+_LOOKS = 20
 
 
 class MarketFeed(Protocol):
@@ -220,6 +222,7 @@ class PriceWorker:
             await schedule.beat()
 
     async def _publish_listing(self) -> NoReturn:
+        await self._first_listings()
         while True:
             await self._listing_changed.wait()
             self._listing_changed.clear()
@@ -230,6 +233,14 @@ class PriceWorker:
             except BusUnavailable:
                 self._listing_changed.set()
                 await asyncio.sleep(_RETRY_S)
+
+    async def _first_listings(self) -> None:
+        """Give all markets a moment: whoever read the first list looks again only after a while."""
+        schedule = Schedule(_LOOK_EVERY_S)
+        for _ in range(_LOOKS):
+            if all(market.listing.instruments for market in self._markets):
+                return
+            await schedule.beat()
 
     async def _survey(self) -> NoReturn:
         """Look from time to time whether the bus still has what it was given: it may have been emptied."""
