@@ -199,9 +199,9 @@ class PriceWorker:
             self._note_bus(None)
 
     def _feed(self, now_ms: int) -> Feed:
-        """The state of the worst market that is needed, for a total needs all of those."""
+        """The state of the worst market that is needed, for a total needs all of those; of equals the newest tick."""
         states = {market.feed.market: _state_of(market, now_ms, self._stale_after_ms) for market in self._markets}
-        state, age_ms = max((states[market] for market in self._needed), key=lambda each: _WORSE.index(each[0]))
+        state, age_ms = max((states[market] for market in self._needed), key=_badness)
         source = "+".join(sorted({market.feed.source for market in self._markets}))
         said = {market: self._say(each) for market, (each, _) in states.items()}
         return Feed(self._say(state), source, age_ms, self._simulated, said)
@@ -291,6 +291,11 @@ def _needed(markets: Sequence[_Followed], symbols: Set[str]) -> set[Market]:
 
 
 _WORSE: tuple[FeedState, ...] = ("live", "stale", "down")
+
+
+def _badness(said: tuple[FeedState, int | None]) -> tuple[int, int]:
+    state, age_ms = said
+    return _WORSE.index(state), -(age_ms or 0)
 
 
 def _state_of(market: _Followed, now_ms: int, stale_after_ms: int) -> tuple[FeedState, int | None]:
