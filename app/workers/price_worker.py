@@ -21,6 +21,7 @@ from app.domain.conflation import Conflator
 from app.domain.instruments import Instrument, Market
 from app.domain.marks import MarkConflator
 from app.domain.prices import Feed, FeedState
+from app.domain.rates import hub_symbols
 from app.exchanges.binance.endpoints import MarketUrls
 from app.exchanges.binance.markets import binance_markets
 from app.exchanges.binance.timing import Timing
@@ -124,6 +125,7 @@ class PriceWorker:
         self._flush_number = 0
         self._bus_is_away = False
         self._listing_changed = asyncio.Event()
+        self._hub_symbols: set[str] = set()
 
     def instrument(self, symbol: str) -> Instrument | None:
         """What is, or was, listed under a symbol."""
@@ -170,6 +172,8 @@ class PriceWorker:
 
     def _take_listing(self, market: _Followed, listed: list[Instrument]) -> None:
         market.listing.update(self._owners.admit(market.feed.market, listed))
+        if market.feed.market == "spot":
+            self._hub_symbols = hub_symbols(listed)
         self._listing_changed.set()
 
     async def _flush(self) -> NoReturn:
@@ -215,7 +219,7 @@ class PriceWorker:
             try:
                 symbols = await self._interest.interesting_symbols()
                 for market in self._markets:
-                    market.feed.watch(symbols)
+                    market.feed.watch(symbols | self._hub_symbols)
                 self._needed = _needed(self._markets, symbols)
             except BusUnavailable:
                 pass  # what was watched before stays watched; the flush says that the bus is away

@@ -297,6 +297,14 @@ async def test_the_feed_follows_what_is_watched_and_held(system: System) -> None
     await eventually(lambda: system.feed.watched == {"ETHUSDT"})
 
 
+async def test_pairs_between_the_most_traded_assets_are_followed_before_anybody_asks(system: System) -> None:
+    """A rate that a first trade needs must be there already."""
+    system.feed.list_symbols(instrument("BTCUSDT"), instrument("PEPEUSDT"))
+
+    await eventually(lambda: system.feed.watched == {"BTCUSDT"})
+
+
+
 async def test_the_feed_is_down_before_the_first_tick_and_live_after_it(system: System) -> None:
     assert system.state == Feed("down", "binance", None)
     system.feed.tick("BTCUSDT", "100.0", "101.0")
