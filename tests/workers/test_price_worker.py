@@ -304,7 +304,6 @@ async def test_pairs_between_the_most_traded_assets_are_followed_before_anybody_
     await eventually(lambda: system.feed.watched == {"BTCUSDT"})
 
 
-
 async def test_the_feed_is_down_before_the_first_tick_and_live_after_it(system: System) -> None:
     assert system.state == Feed("down", "binance", None)
     system.feed.tick("BTCUSDT", "100.0", "101.0")
