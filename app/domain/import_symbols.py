@@ -14,8 +14,6 @@ from app.domain.instruments import Instrument, by_symbol, explain_unknown
 
 Naming = Literal["listed", "spot", "futures", "ccxt"]
 
-_PERPETUAL = "_PERP"
-
 
 class SymbolBook:
     """The listed instruments by the names that files have for them."""
@@ -28,7 +26,7 @@ class SymbolBook:
         self._by_naming: dict[Naming, dict[str, Instrument]] = {
             "listed": by_symbol(listed),
             "spot": by_symbol(spot),
-            "futures": {_venue_name(instrument): instrument for instrument in futures} | by_symbol(futures),
+            "futures": {instrument.exchange_symbol: instrument for instrument in futures} | by_symbol(futures),
             "ccxt": {_unified_name(instrument): instrument for instrument in listed},
         }
 
@@ -40,11 +38,6 @@ class SymbolBook:
             why = explain_unknown(symbol, names) if naming != "ccxt" else "not listed by the exchange"
             raise CellProblem("symbol", f"{shown(symbol)} is {why}")
         return instrument
-
-
-def _venue_name(instrument: Instrument) -> str:
-    """What the exchange's futures call it: a linear perpetual there has the plain name of the pair."""
-    return instrument.symbol.removesuffix(_PERPETUAL) if instrument.market == "linear" else instrument.symbol
 
 
 def _unified_name(instrument: Instrument) -> str:

@@ -4,8 +4,10 @@ from decimal import Decimal
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from app.domain.decimals import exact
+from app.domain.instruments import Market
 
 PriceSource = Literal["mid", "last", "mark"]
 Basis = Literal["auto", "mid", "last", "mark", "exit"]
@@ -22,11 +24,14 @@ ValueSource = Literal["mid", "last", "mark", "bid", "ask"]
 class Price(msgspec.Struct, frozen=True, array_like=True):
     """The newest price of one symbol, as the price worker publishes it.
 
-    ``price`` values positions; ``source`` says what it is: the middle of the
-    best bid and ask where both are current, else the last trade, or the mark.
+    ``price`` values positions; ``source`` says what it is: for spot the middle of
+    the best bid and ask where both are current, else the last trade; for contracts the mark.
     ``fresh_ms`` is the moment the price was certainly right, by the price
     worker's clock: the receive time, or earlier where the exchange's own time
     stamps show that it arrived late. Ages are counted from it.
+
+    ``funding_rate`` is what perpetuals are expected to exchange at ``next_funding_ms``,
+    as a share of their value; both None where there is no funding.
     """
 
     symbol: str
@@ -39,17 +44,22 @@ class Price(msgspec.Struct, frozen=True, array_like=True):
     event_ms: int
     received_ms: int
     fresh_ms: int
+    funding_rate: Decimal | None = None
+    next_funding_ms: int | None = None
 
     def on_basis(self, basis: Basis, *, is_long: bool) -> tuple[Decimal, ValueSource] | None:
         """The price that values a position on a basis, and what it is; None where the exchange gives no such price."""
-        if basis == "auto":
+        source = source_on(basis, is_long=is_long)
+        if source is None:
             return self.price, self.source
-        if basis == "exit":
-            side: ValueSource = "bid" if is_long else "ask"
-            return _named(self.bid if is_long else self.ask, side)
-        if basis == "mid":
-            return _named(self._mid(), "mid")
-        return _named(self.last if basis == "last" else self.mark, basis)
+        price = self.quoted(source)
+        return None if price is None else (price, source)
+
+    def quoted(self, source: ValueSource) -> Decimal | None:
+        """One of the prices that the exchange gives, or None where it does not."""
+        if source == "mid":
+            return self._mid()
+        return {"bid": self.bid, "ask": self.ask, "last": self.last, "mark": self.mark}[source]
 
     def _mid(self) -> Decimal | None:
         if self.bid is None or self.ask is None:
@@ -66,8 +76,13 @@ class Price(msgspec.Struct, frozen=True, array_like=True):
         return as_of_ms - self.fresh_ms > stale_after_ms
 
 
-def _named(price: Decimal | None, source: ValueSource) -> tuple[Decimal, ValueSource] | None:
-    return None if price is None else (price, source)
+def source_on(basis: Basis, *, is_long: bool) -> ValueSource | None:
+    """Which price a basis means for a side; None: the one that values by default."""
+    if basis == "auto":
+        return None
+    if basis == "exit":
+        return "bid" if is_long else "ask"
+    return basis
 
 
 class Feed(msgspec.Struct, frozen=True):
@@ -79,12 +94,16 @@ class Feed(msgspec.Struct, frozen=True):
 
     ``state`` is ``simulated`` while simulated prices flow; a simulated feed that
     stops is ``stale`` or ``down`` like any other, so ``simulated`` is kept apart.
+
+    ``state`` and ``age_ms`` are those of the worst market in which something is held or
+    watched; ``markets`` says it of each.
     """
 
     state: FeedState
     source: str
     age_ms: int | None
     simulated: bool = False
+    markets: dict[Market, FeedState] | UnsetType = UNSET
 
 
 class StreamPosition(msgspec.Struct, frozen=True, array_like=True, order=True):

@@ -27,6 +27,7 @@ def listed(symbol: str, base: str, quote: str, market: Any = "spot") -> Instrume
         settle=base if market == "inverse" else quote,
         tick_size=Decimal(1),
         step_size=Decimal(1),
+        venue_symbol="BTCUSDT" if symbol == "BTCUSDT_PERP" else "",
     )
 
 

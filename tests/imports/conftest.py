@@ -36,7 +36,7 @@ INSTRUMENTS = [
     listed("BNBUSDT", "BNB", "USDT"),
     listed("1INCHUSDT", "1INCH", "USDT"),
     listed("ETHBTC", "ETH", "BTC"),
-    listed("BTCUSDT_PERP", "BTC", "USDT", market="linear"),
+    listed("BTCUSDT_PERP", "BTC", "USDT", market="linear", venue_symbol="BTCUSDT"),
     listed("BTCUSDT_260327", "BTC", "USDT", market="linear"),
     listed("BTCUSD_PERP", "BTC", "USD", market="inverse", multiplier=Decimal(100)),
 ]
