@@ -1,7 +1,7 @@
 """Exports: a table as a file, written while it is read."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated, Any, Final
 
@@ -60,7 +60,7 @@ async def export_table(
     return _TimedStream(_pieces(web, wanted, query.format), headers=headers, media_type=MEDIA_TYPES[query.format])
 
 
-async def _pieces(web: Web, wanted: Wanted, file_format: FileFormat) -> AsyncIterator[bytes]:
+async def _pieces(web: Web, wanted: Wanted, file_format: FileFormat) -> AsyncGenerator[bytes]:
     async with web.exports:
         # Loading it the first time takes a tenth of a second.
         writer = await asyncio.to_thread(writer_of, file_format, TABLES[wanted.table])
@@ -81,4 +81,8 @@ class _TimedStream(StreamingResponse):
             async with asyncio.timeout(_LONGEST_SEND_S):
                 await send(message)
 
-        await super().__call__(scope, receive, send_in_time)
+        try:
+            await super().__call__(scope, receive, send_in_time)
+        finally:
+            # However it ended: what it reads from is let go now, and not when somebody collects it.
+            await self.body_iterator.aclose()  # type: ignore[attr-defined]

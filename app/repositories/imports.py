@@ -161,8 +161,9 @@ class ImportRepository:
         await self._as_holder(import_id, holder, {**msgspec.structs.asdict(progress), **ended})
 
     async def release(self, import_id: str, holder: str) -> None:
-        """Let another take it at once. Raises NotHeld."""
-        await self._as_holder(import_id, holder, {"state": "waiting", "holder": None, "held_until": None})
+        """Let another take it at once; that it was begun does not count. Raises NotHeld."""
+        waiting = {"state": "waiting", "holder": None, "held_until": None, "attempts": imports.c.attempts - 1}
+        await self._as_holder(import_id, holder, waiting)
 
     async def cancel(self, user_id: str, import_id: str, now: datetime) -> bool:
         """End an import that is not finished; its holder finds out. False where there is no such one."""

@@ -11,6 +11,8 @@ import httpx2
 import pyarrow.parquet as pq
 import pytest
 
+from app.api import exports
+
 from .conftest import Api
 
 FORMULA = '=HYPERLINK("http://evil.example")'
@@ -35,6 +37,18 @@ async def export(client: httpx2.AsyncClient, table: str, **query: str) -> httpx2
     answer = await client.get(f"/api/v1/exports/{table}", params=query)
     assert answer.status_code == 200, answer.text
     return answer
+
+
+async def take_in(client: httpx2.AsyncClient, exported: httpx2.Response) -> dict[str, Any]:
+    """Import what was exported."""
+    headers = {"Content-Type": exported.headers["content-type"]}
+    answer = await client.post("/api/v1/imports", content=exported.content, headers=headers)
+    async with asyncio.timeout(30):
+        while True:
+            one: dict[str, Any] = (await client.get(answer.headers["location"])).json()
+            if one["finished_at"] is not None:
+                return one
+            await asyncio.sleep(0.05)
 
 
 def rows_of(answer: httpx2.Response) -> list[dict[str, str]]:
@@ -74,34 +88,18 @@ async def test_no_cell_of_a_csv_is_a_formula(api: Api, alice: httpx2.AsyncClient
                 assert not cell.startswith("-") or Decimal(cell)
 
 
-@pytest.mark.parametrize("file_format", ["csv", "json"])
 async def test_exported_trades_imported_again_make_the_same_ledger(
-    api: Api, alice: httpx2.AsyncClient, bob: httpx2.AsyncClient, file_format: str
+    api: Api, alice: httpx2.AsyncClient, bob: httpx2.AsyncClient
 ) -> None:
     await record(alice)
-    exported = await export(alice, "trades", format=file_format)
-    headers = {"Content-Type": exported.headers["content-type"]}
 
-    for client in (bob, alice):
-        answer = await client.post("/api/v1/imports", content=exported.content, headers=headers)
-        async with asyncio.timeout(30):
-            while (one := (await client.get(answer.headers["location"])).json())["finished_at"] is None:
-                await asyncio.sleep(0.05)
-        assert (one["state"], one["error_count"]) == ("done", 0), one
-
+    elsewhere = await take_in(bob, await export(alice, "trades", format="csv"))
     # Into the ledger that they are from, nothing comes twice.
-    assert (one["rows_booked"], one["repeated_in_ledger"]) == (0, len(TRADES))
-    same = (
-        "symbol",
-        "strategy",
-        "status",
-        "signed_qty",
-        "entry_price",
-        "cost_basis",
-        "realized_pnl",
-        "fees",
-        "opened_at",
-    )
+    again = await take_in(alice, await export(alice, "trades", format="json"))
+
+    assert (elsewhere["rows_booked"], elsewhere["error_count"]) == (len(TRADES), 0)
+    assert (again["rows_booked"], again["repeated_in_ledger"]) == (0, len(TRADES))
+    same = ("symbol", "strategy", "status", "signed_qty", "entry_price", "cost_basis", "realized_pnl", "opened_at")
     ledgers = [
         [[row[name] for name in same] for row in rows_of(await export(client, "positions"))] for client in (alice, bob)
     ]
@@ -169,3 +167,34 @@ async def test_an_export_of_many_pages_is_whole(api: Api, alice: httpx2.AsyncCli
     ):
         answer = await export(alice, "trades", format=file_format)
         assert count(answer.content) == 1200 + len(TRADES), file_format
+
+
+async def test_a_client_that_takes_nothing_gives_its_place_back(
+    api: Api, alice: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "_LONGEST_SEND_S", 0.05)
+    await record(alice)
+    cookie = "; ".join(f"{name}={value}" for name, value in alice.cookies.items())
+    scope = {
+        **{"type": "http", "method": "GET", "path": "/api/v1/exports/trades", "query_string": b"", "scheme": "http"},
+        **{"headers": [(b"cookie", cookie.encode())], "state": dict(api.state), "client": ("127.0.0.1", 1)},
+        **{"http_version": "1.1", "raw_path": b"/api/v1/exports/trades", "server": ("localhost", 80)},
+    }
+    stands_still = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        if not stands_still.is_set():
+            stands_still.set()
+            return {"type": "http.request", "body": b"", "more_body": False}
+        return await asyncio.Future()
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Future()
+
+    with pytest.raises(TimeoutError):
+        await api.app(scope, receive, send)
+
+    assert not api.web.exports.locked()
+    assert api.web.exports._value == 2
+    assert api.web.database.pool.checkedout() == 0  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.bus import keys
 from app.bus.events import decode_event
+from app.imports import booking
 from app.imports.job import ImportJob, Unlisted
 from app.repositories.database import DatabaseUnavailable, transaction
 from app.repositories.fills import Holder
@@ -164,9 +165,10 @@ async def test_of_two_who_work_on_one_import_only_its_holder_books_it(
 
 
 async def test_an_import_cut_off_in_the_middle_is_done_again_from_the_beginning(
-    engine: AsyncEngine, office: Office, alice: Holder, bob: Holder
+    engine: AsyncEngine, office: Office, alice: Holder, bob: Holder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    many = rows(*(f"{'buy' if n % 3 else 'sell'},1,{100 + n},2024-05-01T12:00:00Z,t{n}" for n in range(6000)))
+    monkeypatch.setattr(booking, "_AT_ONCE", 20)
+    many = rows(*(f"{'buy' if n % 3 else 'sell'},1,{100 + n},2024-05-01T12:00:00Z,t{n}" for n in range(1000)))
     job = await office.ask(alice, many)
 
     async def cut() -> None:
@@ -190,7 +192,7 @@ async def test_an_import_cut_off_in_the_middle_is_done_again_from_the_beginning(
     assert (await office.take(bob, many)).state == "done"
 
     assert await ledger_of(engine, alice) == await ledger_of(engine, bob)
-    assert await scalar(engine, "SELECT count(*) FROM trades") == 12_000
+    assert await scalar(engine, "SELECT count(*) FROM trades") == 2000
 
 
 async def test_without_a_list_of_instruments_an_import_waits(office: Office, redis: Redis, alice: Holder) -> None:
@@ -199,6 +201,14 @@ async def test_without_a_list_of_instruments_an_import_waits(office: Office, red
 
     with pytest.raises(Unlisted):
         await job.run()
+    async with transaction(office.desk.database) as connection:
+        repository = ImportRepository(connection)
+        await repository.release(job.import_id, "desk")
+        one = await repository.find(job.import_id)
+
+    # It was nobody's fault, so it does not count as one of the times that it broke off.
+    assert one is not None
+    assert (one.state, one.attempts) == ("waiting", 0)
 
 
 async def test_a_user_has_one_unfinished_import(office: Office, alice: Holder, bob: Holder) -> None:
