@@ -15,7 +15,7 @@ from uuid import uuid4
 import structlog
 from fastapi import FastAPI
 
-from app.api.context import ImportIntake, Policy, Web
+from app.api.context import ExportDesk, ImportIntake, Policy, Web
 from app.api.market import Market
 from app.api.passwords import PasswordHasher
 from app.api.turns import Turns
@@ -42,7 +42,8 @@ log = structlog.get_logger(__name__)
 _PROJECT = Path(__file__).resolve().parents[1]
 _UPLOADS_AT_ONCE = 4
 _EXPORTS_AT_ONCE = 2
-"""Each keeps a connection to the database while its client reads."""
+_EXPORT_TIMEOUT_S = 60.0
+"""A million rows are put in order before the first comes."""
 _IMPORT_STOP_S = 3.0
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[dict[str, Any]]]
@@ -95,6 +96,8 @@ async def _open(settings: Settings, opened: AsyncExitStack, stop: Callable[[], N
     database_url, redis_url = _require(settings.database_url, "DATABASE_URL"), _require(settings.redis_url, "REDIS_URL")
     database = create_engine(database_url, pool_size=settings.database_pool_size, timeout_s=settings.database_timeout_s)
     opened.push_async_callback(database.dispose)
+    exports = create_engine(database_url, pool_size=_EXPORTS_AT_ONCE, timeout_s=_EXPORT_TIMEOUT_S)
+    opened.push_async_callback(exports.dispose)
     redis = connect(redis_url, settings.redis_timeout_s)
     opened.push_async_callback(redis.aclose)
     passwords = PasswordHasher(at_once=settings.password_hashes_at_once, waiting=settings.password_hashes_waiting)
@@ -137,7 +140,7 @@ async def _open(settings: Settings, opened: AsyncExitStack, stop: Callable[[], N
         market=Market(StreamPrices(stream), listings, stale_after_ms=settings.stale_after_ms),
         turns=Turns(longest_wait_s=settings.database_timeout_s),
         imports=ImportIntake(files=folder, uploads=asyncio.Semaphore(_UPLOADS_AT_ONCE), wake=runner.wake),
-        exports=asyncio.Semaphore(_EXPORTS_AT_ONCE),
+        exports=ExportDesk(database=exports, places=asyncio.Semaphore(_EXPORTS_AT_ONCE)),
         policy=_policy(settings),
         is_draining=lambda: stream.is_draining,
         now=_now,

@@ -43,6 +43,14 @@ class ImportIntake:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportDesk:
+    """Where exports are read from: connections of their own, for they keep one for as long as their client reads."""
+
+    database: AsyncEngine
+    places: asyncio.Semaphore
+
+
+@dataclass(frozen=True, kw_only=True)
 class Web:
     """Opened by the lifespan, closed by it."""
 
@@ -54,7 +62,7 @@ class Web:
     market: Market
     turns: Turns
     imports: ImportIntake
-    exports: asyncio.Semaphore
+    exports: ExportDesk
     policy: Policy
     is_draining: Callable[[], bool]
     now: Callable[[], datetime]

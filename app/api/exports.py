@@ -51,7 +51,7 @@ async def export_table(
     if query.account_id is not None:
         async with transaction(web.database) as connection:
             await find_account(connection, caller, query.account_id)
-    if web.exports.locked():
+    if web.exports.places.locked():
         raise unavailable("busy", "Too many exports are being written.")
     wanted = Wanted(
         user_id=caller.user_id, table=table, since=query.since, until=query.until, account_id=query.account_id
@@ -61,12 +61,12 @@ async def export_table(
 
 
 async def _pieces(web: Web, wanted: Wanted, file_format: FileFormat) -> AsyncGenerator[bytes]:
-    async with web.exports:
+    async with web.exports.places:
         # Loading it the first time takes a tenth of a second.
         writer = await asyncio.to_thread(writer_of, file_format, TABLES[wanted.table])
         prices = dict(web.market.board.prices) if wanted.table == "pnl" else {}
         yield writer.begin()
-        async with aclosing(export_rows(web.database, wanted, prices)) as pages:
+        async with aclosing(export_rows(web.exports.database, wanted, prices)) as pages:
             async for rows in pages:
                 # In a thread where it takes long: a row group of Parquet is some hundred milliseconds.
                 yield await asyncio.to_thread(writer.rows, rows) if file_format == "parquet" else writer.rows(rows)

@@ -195,6 +195,5 @@ async def test_a_client_that_takes_nothing_gives_its_place_back(
     with pytest.raises(TimeoutError):
         await api.app(scope, receive, send)
 
-    assert not api.web.exports.locked()
-    assert api.web.exports._value == 2
-    assert api.web.database.pool.checkedout() == 0  # type: ignore[attr-defined]
+    assert not api.web.exports.places.locked()
+    assert api.web.exports.database.pool.checkedout() == 0  # type: ignore[attr-defined]
