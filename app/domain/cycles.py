@@ -2,15 +2,33 @@
 
 A position is one cycle from flat to flat, so a fill through zero touches two:
 it ends one, and its rest opens the next.
+
+The fills of one *chain* (account, symbol, position side, strategy) give its
+cycles one after the other, and nothing but them and the funding stamps does:
+:func:`replay_cycles` finds what booking each as it came has stored.
 """
 
+from collections import deque
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from decimal import Decimal
 
 import msgspec
 
 from app.domain.decimals import exact
 from app.domain.instruments import Instrument
-from app.domain.ledger import FLAT, Fill, LedgerState, apply_fill, ends_a_cycle, split_through_flat
+from app.domain.ledger import (
+    FLAT,
+    Fill,
+    Funding,
+    LedgerState,
+    apply_fill,
+    apply_funding,
+    ends_a_cycle,
+    funding_payment,
+    split_through_flat,
+)
+from app.domain.trades import Trade
 
 MAX_VALUE = Decimal(10) ** 15
 """The most a position may be worth, cost, pay or receive, in its settle asset: room for sums over thousands."""
@@ -54,3 +72,129 @@ def _refuse_too_large(state: LedgerState) -> None:
     with exact():
         if max(abs(state.cost), abs(state.cash), abs(state.fees)) > MAX_VALUE:
             raise TooLarge(f"a position may not be worth, cost or earn more than {MAX_VALUE:f}")
+
+
+class Payment(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What one cycle received (+) or paid (-) at one funding stamp, in its settle asset."""
+
+    at: datetime
+    signed_qty: Decimal
+    mark: Decimal
+    rate: Decimal
+    amount: Decimal
+
+
+class Cycle(msgspec.Struct, frozen=True, kw_only=True):
+    """One cycle from flat to flat as its fills make it: what the row of a position must say.
+
+    ``fill_ids`` are in ledger order; the first opened it. A fill through zero
+    is the last of one cycle and the first of the next, of which
+    ``is_opened_by_rest`` is then true. ``closed_at`` is None while it is open.
+    """
+
+    fill_ids: tuple[str, ...]
+    is_opened_by_rest: bool
+    state: LedgerState
+    payments: tuple[Payment, ...]
+    opened_at: datetime
+    closed_at: datetime | None
+
+    @property
+    def opened_by(self) -> str:
+        """The id of the fill that opened it: what a position is recognised by in a replay."""
+        return self.fill_ids[0]
+
+
+LedgerPlace = tuple[datetime, datetime, str]
+
+
+def ledger_place(trade: Trade) -> LedgerPlace:
+    """Where a fill stands in its chain: by time, then as recorded; the id only makes the order total."""
+    return (trade.executed_at, trade.created_at, trade.fill_id)
+
+
+def replay_cycles(instrument: Instrument, fills: Iterable[Trade], stamps: Iterable[Funding] = ()) -> list[Cycle]:
+    """The cycles of one chain, oldest first, as booking its fills one by one in ledger order gives them.
+
+    Equal to the last digit to what :func:`book_fill` leaves of the same fills.
+    ``fills`` and ``stamps`` may come in any order; fills that start from flat
+    may also be a tail of the chain. Only the state and payments of a cycle
+    depend on the stamps, never its quantity or cost. A stamp applies to what is
+    held after the fills of its own instant; while flat it is nothing.
+
+    Raises:
+        TooLarge: a figure would pass MAX_VALUE at some fill.
+    """
+    chain = _Chain(instrument, sorted(stamps, key=lambda stamp: stamp.at))
+    for trade in sorted(fills, key=ledger_place):
+        chain.book(trade)
+    return chain.finish()
+
+
+class _Standing:
+    """The cycle that is being built."""
+
+    def __init__(self, state: LedgerState, trade: Trade, *, is_opened_by_rest: bool) -> None:
+        self.state = state
+        self.fill_ids = [trade.fill_id]
+        self.payments: list[Payment] = []
+        self._opened_at = trade.executed_at
+        self._is_opened_by_rest = is_opened_by_rest
+
+    def fund(self, instrument: Instrument, stamp: Funding) -> None:
+        qty = self.state.signed_qty
+        amount = funding_payment(instrument, qty, stamp.mark, stamp.rate)
+        self.payments.append(
+            Payment(at=stamp.at, signed_qty=qty, mark=stamp.mark, rate=stamp.rate, amount=amount),
+        )
+        self.state = apply_funding(instrument, self.state, stamp.mark, stamp.rate)
+
+    def as_cycle(self, closed_at: datetime | None) -> Cycle:
+        return Cycle(
+            fill_ids=tuple(self.fill_ids),
+            is_opened_by_rest=self._is_opened_by_rest,
+            state=self.state,
+            payments=tuple(self.payments),
+            opened_at=self._opened_at,
+            closed_at=closed_at,
+        )
+
+
+class _Chain:
+    """Books fills in ledger order and keeps the cycles that ended."""
+
+    def __init__(self, instrument: Instrument, stamps: Sequence[Funding]) -> None:
+        self._instrument = instrument
+        self._pending = deque(stamps)
+        self._standing: _Standing | None = None
+        self._ended: list[Cycle] = []
+
+    def book(self, trade: Trade) -> None:
+        self._fund_until(trade.executed_at)
+        standing = self._standing
+        booked = book_fill(self._instrument, None if standing is None else standing.state, trade.fill)
+        if standing is not None and booked.standing is not None:
+            standing.state = booked.standing
+            standing.fill_ids.append(trade.fill_id)
+            self._end_if_flat(standing, trade)
+        if booked.opened is not None:
+            opened = _Standing(booked.opened, trade, is_opened_by_rest=booked.standing is not None)
+            self._standing = opened
+            self._end_if_flat(opened, trade)
+
+    def finish(self) -> list[Cycle]:
+        """Apply the stamps that are left, and give all cycles."""
+        self._fund_until(None)
+        return self._ended if self._standing is None else [*self._ended, self._standing.as_cycle(None)]
+
+    def _end_if_flat(self, standing: _Standing, trade: Trade) -> None:
+        if standing.state.is_flat:
+            self._ended.append(standing.as_cycle(trade.executed_at))
+            self._standing = None
+
+    def _fund_until(self, moment: datetime | None) -> None:
+        """Apply the stamps before a moment; one at the moment of a fill comes after the fill."""
+        while self._pending and (moment is None or self._pending[0].at < moment):
+            stamp = self._pending.popleft()
+            if self._standing is not None:
+                self._standing.fund(self._instrument, stamp)

@@ -137,11 +137,17 @@ def apply_fill(instrument: Instrument, state: LedgerState, fill: Fill) -> Ledger
 
 
 def apply_funding(instrument: Instrument, state: LedgerState, mark: Decimal, rate: Decimal) -> LedgerState:
-    """The state after a funding stamp: ``-q·m·p·rate`` (``-q·m/p·rate`` inverse), + is received."""
+    """The state after a funding stamp."""
+    payment = funding_payment(instrument, state.signed_qty, mark, rate)
     with exact():
-        notional = instrument.value(state.signed_qty, mark)
-        signed = notional if instrument.market == "inverse" else -notional
-        return msgspec.structs.replace(state, funding=state.funding + quantize_state(signed * rate))
+        return msgspec.structs.replace(state, funding=state.funding + payment)
+
+
+def funding_payment(instrument: Instrument, signed_qty: Decimal, mark: Decimal, rate: Decimal) -> Decimal:
+    """What a holding receives (+) or pays (-) at a stamp: ``-q·m·p·rate`` (``-q·m/p·rate`` inverse)."""
+    with exact():
+        notional = instrument.value(signed_qty, mark)
+        return quantize_state((notional if instrument.market == "inverse" else -notional) * rate)
 
 
 def closing_part(state: LedgerState, fill: Fill) -> Decimal:
