@@ -9,7 +9,7 @@ cycles one after the other, and nothing but them and the funding stamps does:
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
 
@@ -26,8 +26,10 @@ from app.domain.ledger import (
     apply_funding,
     ends_a_cycle,
     funding_payment,
+    refuse_wrong_side,
     split_through_flat,
 )
+from app.domain.positions import Converted
 from app.domain.trades import Trade
 
 MAX_VALUE = Decimal(10) ** 15
@@ -82,6 +84,7 @@ class Payment(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     mark: Decimal
     rate: Decimal
     amount: Decimal
+    rate_to_reporting: Decimal | None = None
 
 
 class Cycle(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +98,7 @@ class Cycle(msgspec.Struct, frozen=True, kw_only=True):
     fill_ids: tuple[str, ...]
     is_opened_by_rest: bool
     state: LedgerState
+    converted: Converted | None
     payments: tuple[Payment, ...]
     opened_at: datetime
     closed_at: datetime | None
@@ -113,19 +117,23 @@ def ledger_place(trade: Trade) -> LedgerPlace:
     return (trade.executed_at, trade.created_at, trade.fill_id)
 
 
-def replay_cycles(instrument: Instrument, fills: Iterable[Trade], stamps: Iterable[Funding] = ()) -> list[Cycle]:
+def replay_cycles(
+    instrument: Instrument, fills: Iterable[Trade], stamps: Iterable[Funding] = (), *, currency: str | None = None
+) -> list[Cycle]:
     """The cycles of one chain, oldest first, as booking its fills one by one in ledger order gives them.
 
     Equal to the last digit to what :func:`book_fill` leaves of the same fills.
     ``fills`` and ``stamps`` may come in any order; fills that start from flat
-    may also be a tail of the chain. Only the state and payments of a cycle
-    depend on the stamps, never its quantity or cost. A stamp applies to what is
-    held after the fills of its own instant; while flat it is nothing.
+    may also be a tail of the chain. Only funding and its payments depend on the
+    stamps, never quantity or cost. A stamp applies to what is held after the
+    fills of its own instant; while flat it is nothing. With a reporting
+    ``currency`` other than the settle asset, what was realised is also converted.
 
     Raises:
         TooLarge: a figure would pass MAX_VALUE at some fill.
+        ContradictoryFill: a long leg would turn short, or a short leg long.
     """
-    chain = _Chain(instrument, sorted(stamps, key=lambda stamp: stamp.at))
+    chain = Chain(instrument, stamps, currency=currency)
     for trade in sorted(fills, key=ledger_place):
         chain.book(trade)
     return chain.finish()
@@ -134,67 +142,92 @@ def replay_cycles(instrument: Instrument, fills: Iterable[Trade], stamps: Iterab
 class _Standing:
     """The cycle that is being built."""
 
-    def __init__(self, state: LedgerState, trade: Trade, *, is_opened_by_rest: bool) -> None:
-        self.state = state
-        self.fill_ids = [trade.fill_id]
+    def __init__(self, trade: Trade, state: LedgerState, converted: Converted | None, *, by_rest: bool) -> None:
+        self.state = FLAT
+        self.converted = converted
+        self.fill_ids: list[str] = []
         self.payments: list[Payment] = []
         self._opened_at = trade.executed_at
-        self._is_opened_by_rest = is_opened_by_rest
+        self._by_rest = by_rest
+        self.add(trade, state)
+
+    def add(self, trade: Trade, state: LedgerState) -> None:
+        self.fill_ids.append(trade.fill_id)
+        self._become(state, trade.fill.rate_to_reporting)
 
     def fund(self, instrument: Instrument, stamp: Funding) -> None:
         qty = self.state.signed_qty
-        amount = funding_payment(instrument, qty, stamp.mark, stamp.rate)
-        self.payments.append(
-            Payment(at=stamp.at, signed_qty=qty, mark=stamp.mark, rate=stamp.rate, amount=amount),
+        payment = Payment(
+            at=stamp.at,
+            signed_qty=qty,
+            mark=stamp.mark,
+            rate=stamp.rate,
+            amount=funding_payment(instrument, qty, stamp.mark, stamp.rate),
+            rate_to_reporting=stamp.rate_to_reporting,
         )
-        self.state = apply_funding(instrument, self.state, stamp.mark, stamp.rate)
+        self.payments.append(payment)
+        self._become(apply_funding(instrument, self.state, stamp.mark, stamp.rate), stamp.rate_to_reporting)
 
     def as_cycle(self, closed_at: datetime | None) -> Cycle:
         return Cycle(
             fill_ids=tuple(self.fill_ids),
-            is_opened_by_rest=self._is_opened_by_rest,
+            is_opened_by_rest=self._by_rest,
             state=self.state,
+            converted=self.converted,
             payments=tuple(self.payments),
             opened_at=self._opened_at,
             closed_at=closed_at,
         )
 
+    def _become(self, state: LedgerState, rate: Decimal | None) -> None:
+        if self.converted is not None:
+            self.converted = self.converted.after(self.state, state, rate)
+        self.state = state
 
-class _Chain:
-    """Books fills in ledger order and keeps the cycles that ended."""
 
-    def __init__(self, instrument: Instrument, stamps: Sequence[Funding]) -> None:
+class Chain:
+    """Books the fills of a chain in ledger order. What stands and what ended can be looked at in between."""
+
+    def __init__(self, instrument: Instrument, stamps: Iterable[Funding] = (), *, currency: str | None = None) -> None:
+        self.ended: list[Cycle] = []
         self._instrument = instrument
-        self._pending = deque(stamps)
+        self._pending = deque(sorted(stamps, key=lambda stamp: stamp.at))
+        self._converts = currency is not None and currency != instrument.settle
         self._standing: _Standing | None = None
-        self._ended: list[Cycle] = []
 
     def book(self, trade: Trade) -> None:
-        self._fund_until(trade.executed_at)
+        """Book the next fill, after the stamps before it. Raises TooLarge, ContradictoryFill."""
+        self.fund_until(trade.executed_at)
         standing = self._standing
         booked = book_fill(self._instrument, None if standing is None else standing.state, trade.fill)
         if standing is not None and booked.standing is not None:
-            standing.state = booked.standing
-            standing.fill_ids.append(trade.fill_id)
+            standing.add(trade, booked.standing)
             self._end_if_flat(standing, trade)
         if booked.opened is not None:
-            opened = _Standing(booked.opened, trade, is_opened_by_rest=booked.standing is not None)
+            converted = Converted() if self._converts else None
+            opened = _Standing(trade, booked.opened, converted, by_rest=booked.standing is not None)
             self._standing = opened
             self._end_if_flat(opened, trade)
 
-    def finish(self) -> list[Cycle]:
-        """Apply the stamps that are left, and give all cycles."""
-        self._fund_until(None)
-        return self._ended if self._standing is None else [*self._ended, self._standing.as_cycle(None)]
-
-    def _end_if_flat(self, standing: _Standing, trade: Trade) -> None:
-        if standing.state.is_flat:
-            self._ended.append(standing.as_cycle(trade.executed_at))
-            self._standing = None
-
-    def _fund_until(self, moment: datetime | None) -> None:
-        """Apply the stamps before a moment; one at the moment of a fill comes after the fill."""
+    def fund_until(self, moment: datetime | None) -> None:
+        """Apply the stamps before a moment (None: all); one at the moment of a fill comes after the fill."""
         while self._pending and (moment is None or self._pending[0].at < moment):
             stamp = self._pending.popleft()
             if self._standing is not None:
                 self._standing.fund(self._instrument, stamp)
+
+    def standing(self) -> Cycle | None:
+        """The cycle that is open."""
+        return None if self._standing is None else self._standing.as_cycle(None)
+
+    def finish(self) -> list[Cycle]:
+        """Apply the stamps that are left, and give all cycles."""
+        self.fund_until(None)
+        standing = self.standing()
+        return self.ended if standing is None else [*self.ended, standing]
+
+    def _end_if_flat(self, standing: _Standing, trade: Trade) -> None:
+        refuse_wrong_side(trade.fill.position_side, standing.state)
+        if standing.state.is_flat:
+            self.ended.append(standing.as_cycle(trade.executed_at))
+            self._standing = None

@@ -251,11 +251,16 @@ def with_unpriced_fee(unpriced: Mapping[str, Decimal], fill: Fill) -> dict[str, 
 
 
 class Funding(msgspec.Struct, frozen=True, kw_only=True):
-    """One funding stamp of a perpetual: applied to what is held at that time."""
+    """One funding stamp of a perpetual: applied to what is held at that time.
+
+    ``rate_to_reporting`` is what a unit of the settle asset was worth at the time in
+    the reporting currency; no arithmetic of this module needs it.
+    """
 
     at: datetime
     mark: Decimal
     rate: Decimal
+    rate_to_reporting: Decimal | None = None
 
 
 class PositionState(msgspec.Struct, frozen=True, kw_only=True, gc=False):

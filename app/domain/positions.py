@@ -102,17 +102,22 @@ NOTHING_REALIZED = Realized()
 
 def realized_of(position: Position) -> Realized:
     """The leaves of what a position realised, in its settle asset."""
-    state = position.state
-    return Realized(
-        gross=to_units(state.cash) + to_units(state.cost), fees=to_units(state.fees), funding=to_units(state.funding)
-    )
+    return realized_units(position.state, None)
 
 
 def reported_of(position: Position) -> Realized:
     """The leaves of what a position realised, in the reporting currency at the rates of their times."""
-    converted = position.converted
+    return realized_units(position.state, position.converted)
+
+
+def realized_units(state: LedgerState, converted: Converted | None) -> Realized:
+    """The leaves of what a state of the ledger realised: as converted, else in the settle asset."""
     if converted is None:
-        return realized_of(position)
+        return Realized(
+            gross=to_units(state.cash) + to_units(state.cost),
+            fees=to_units(state.fees),
+            funding=to_units(state.funding),
+        )
     return Realized(gross=to_units(converted.gross), fees=to_units(converted.fees), funding=to_units(converted.funding))
 
 

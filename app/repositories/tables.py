@@ -155,6 +155,15 @@ Index(
 # Read backwards for "newest first", so that a page is one range of the index.
 Index("ix_positions_user_status", positions.c.user_id, positions.c.status, positions.c.opened_at, positions.c.id)
 Index("ix_positions_user_opened", positions.c.user_id, positions.c.opened_at, positions.c.id)
+# Where a replay of a chain may begin.
+Index(
+    "ix_positions_chain",
+    positions.c.account_id,
+    positions.c.symbol,
+    positions.c.position_side,
+    positions.c.strategy,
+    positions.c.opened_at,
+)
 Index("ix_positions_symbol_status", positions.c.symbol, positions.c.status)
 
 trades = Table(
@@ -181,6 +190,7 @@ trades = Table(
     Column("rate_to_reporting", Numeric),
     Column("source", Text, nullable=False),
     Column("created_at", _TIME, nullable=False, server_default=func.now()),
+    Column("revision", BigInteger, nullable=False, server_default=text("1")),
     CheckConstraint("side IN ('buy', 'sell')", name="side"),
     CheckConstraint("position_side IN ('net', 'long', 'short')", name="position_side"),
     _finite("fee"),
@@ -193,6 +203,17 @@ Index(
     trades.c.trade_id,
     unique=True,
     postgresql_where=text("trade_id IS NOT NULL"),
+)
+# The order of a chain, in which its fills are replayed.
+Index(
+    "ix_trades_chain",
+    trades.c.account_id,
+    trades.c.symbol,
+    trades.c.position_side,
+    trades.c.strategy,
+    trades.c.executed_at,
+    trades.c.created_at,
+    trades.c.id,
 )
 Index("ix_trades_user_executed", trades.c.user_id, trades.c.executed_at, trades.c.id)
 Index("ix_trades_user_symbol_executed", trades.c.user_id, trades.c.symbol, trades.c.executed_at, trades.c.id)
@@ -245,7 +266,8 @@ day_opens = Table(
     metadata,
     Column("user_id", _ID, ForeignKey("users.id"), nullable=False),
     Column("day", Date, nullable=False),
-    Column("total_pnl", Numeric, nullable=False),
+    # Null: a correction needed a price of the past that nobody wrote down.
+    Column("total_pnl", Numeric),
     PrimaryKeyConstraint("user_id", "day"),
     _finite("total_pnl"),
 )
@@ -284,3 +306,94 @@ api_tokens = Table(
     UniqueConstraint("token_hash"),
 )
 Index("ix_api_tokens_user", api_tokens.c.user_id, api_tokens.c.created_at)
+
+# What the exchange settled, kept by the price worker. A stamp without a mark is not stored.
+funding_rates = Table(
+    "funding_rates",
+    metadata,
+    Column("symbol", Text, nullable=False),
+    Column("at", _TIME, nullable=False),
+    Column("rate", Numeric, nullable=False),
+    Column("mark", Numeric, nullable=False),
+    # The stamps of a long absence come late: whoever applies them asks for what is new by this.
+    Column("stored_at", _TIME, nullable=False, server_default=func.now()),
+    PrimaryKeyConstraint("symbol", "at"),
+    _finite("rate"),
+    _positive("mark"),
+)
+Index("ix_funding_rates_stored_at", funding_rates.c.stored_at)
+Index(
+    "ix_positions_contracts",
+    positions.c.symbol,
+    positions.c.opened_at,
+    postgresql_where=text("market <> 'spot'"),
+)
+
+# Earlier forms of fills that were edited or deleted: added, never changed.
+trade_revisions = Table(
+    "trade_revisions",
+    metadata,
+    Column("fill_id", _ID, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("user_id", _ID, ForeignKey("users.id"), nullable=False),
+    # What ended this form of the fill, when, why, and the event that told of it.
+    Column("change", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", _TIME, nullable=False),
+    Column("event_seq", BigInteger, nullable=False),
+    # The fill as it was: ``trade`` of the contract.
+    Column("data", JSONB, nullable=False),
+    PrimaryKeyConstraint("fill_id", "revision"),
+    CheckConstraint("change IN ('edited', 'deleted', 'retagged')", name="change"),
+)
+Index("ix_trade_revisions_user", trade_revisions.c.user_id, trade_revisions.c.at)
+
+# What is left of deleted fills: their ids, so that none is ever recorded again.
+deleted_trades = Table(
+    "deleted_trades",
+    metadata,
+    Column("fill_id", _ID, primary_key=True),
+    Column("user_id", _ID, ForeignKey("users.id"), nullable=False),
+    Column("account_id", _ID, ForeignKey("accounts.id"), nullable=False),
+    Column("symbol", Text, nullable=False),
+    Column("trade_id", Text),
+    Column("deleted_at", _TIME, nullable=False),
+)
+Index(
+    "uq_deleted_trades_trade_id",
+    deleted_trades.c.account_id,
+    deleted_trades.c.symbol,
+    deleted_trades.c.trade_id,
+    unique=True,
+    postgresql_where=text("trade_id IS NOT NULL"),
+)
+
+# What each position received (+) or paid (-) at each funding stamp: once, by the key.
+funding_payments = Table(
+    "funding_payments",
+    metadata,
+    Column("position_id", _ID, ForeignKey("positions.id"), nullable=False),
+    Column("at", _TIME, nullable=False),
+    Column("user_id", _ID, ForeignKey("users.id"), nullable=False),
+    Column("symbol", Text, nullable=False),
+    Column("signed_qty", Numeric, nullable=False),
+    Column("mark", Numeric, nullable=False),
+    Column("rate", Numeric, nullable=False),
+    Column("amount", Numeric, nullable=False),
+    Column("rate_to_reporting", Numeric),
+    PrimaryKeyConstraint("position_id", "at"),
+    _finite("signed_qty", "rate", "amount"),
+    _positive("mark", "rate_to_reporting"),
+)
+Index("ix_funding_payments_user_at", funding_payments.c.user_id, funding_payments.c.at, funding_payments.c.position_id)
+
+# The price of each symbol at the beginning of each UTC day, for corrections of what was before it.
+day_marks = Table(
+    "day_marks",
+    metadata,
+    Column("symbol", Text, nullable=False),
+    Column("day", Date, nullable=False),
+    Column("price", Numeric, nullable=False),
+    PrimaryKeyConstraint("symbol", "day"),
+    _positive("price"),
+)
