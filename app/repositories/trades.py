@@ -13,7 +13,7 @@ from app.domain.trades import Trade
 from app.repositories.paging import Place, precedes
 from app.repositories.tables import trades
 
-_COLUMNS: Final = (
+TRADE_COLUMNS: Final = (
     trades.c.id,
     trades.c.user_id,
     trades.c.account_id,
@@ -33,6 +33,7 @@ _COLUMNS: Final = (
     trades.c.created_at,
     trades.c.position_side,
     trades.c.rate_to_reporting,
+    trades.c.revision,
 )
 
 
@@ -72,11 +73,11 @@ class TradeRepository:
 
     async def find(self, account_id: str, symbol: str, trade_id: str) -> Trade | None:
         """The fill with an external id, which is unique in its account and symbol."""
-        query = select(*_COLUMNS).where(
+        query = select(*TRADE_COLUMNS).where(
             trades.c.account_id == account_id, trades.c.symbol == symbol, trades.c.trade_id == trade_id
         )
         row = (await self._connection.execute(query)).one_or_none()
-        return None if row is None else _to_trade(row)
+        return None if row is None else to_trade(row)
 
     async def page(
         self,
@@ -90,7 +91,7 @@ class TradeRepository:
         position_id: str | None = None,
     ) -> list[Trade]:
         """Up to ``limit`` fills, newest first, that follow ``after`` in that order."""
-        query = select(*_COLUMNS).where(trades.c.user_id == user_id)
+        query = select(*TRADE_COLUMNS).where(trades.c.user_id == user_id)
         if symbol is not None:
             query = query.where(trades.c.symbol == symbol)
         if account_id is not None:
@@ -100,7 +101,7 @@ class TradeRepository:
         if position_id is not None:
             query = query.where(or_(trades.c.position_id == position_id, trades.c.opened_position_id == position_id))
         rows = await self._connection.execute(_newest_first(query, limit, after))
-        return [_to_trade(row) for row in rows]
+        return [to_trade(row) for row in rows]
 
 
 def _newest_first(query: Select[*tuple[Any, ...]], limit: int, after: Place | None) -> Select[*tuple[Any, ...]]:
@@ -131,13 +132,15 @@ def _values(trade: Trade) -> dict[str, Any]:
         "source": trade.source,
         "executed_at": trade.executed_at,
         "created_at": trade.created_at,
+        "revision": trade.revision,
     }
 
 
-def _to_trade(row: Sequence[Any]) -> Trade:
+def to_trade(row: Sequence[Any]) -> Trade:
+    """A fill from a row of TRADE_COLUMNS."""
     fill_id, user_id, account_id, symbol, position_id, opened_position_id = row[:6]
     side, quantity, price, fee, fee_asset, fee_rate, trade_id, strategy, source, executed_at, created_at = row[6:17]
-    position_side, rate_to_reporting = row[17:]
+    position_side, rate_to_reporting, revision = row[17:]
     return Trade(
         fill_id=fill_id,
         user_id=user_id,
@@ -161,4 +164,5 @@ def _to_trade(row: Sequence[Any]) -> Trade:
         source=source,
         executed_at=executed_at,
         created_at=created_at,
+        revision=revision,
     )

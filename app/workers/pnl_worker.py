@@ -37,6 +37,7 @@ from app.repositories.books import BookRepository
 from app.repositories.database import DatabaseUnavailable
 from app.repositories.layouts import LayoutRepository, role_of
 from app.repositories.leases import LeaseRepository
+from app.repositories.reconciliation import ReconciliationRepository
 from app.workers.book_keeper import BookKeeper
 from app.workers.cache_round import CacheRound
 from app.workers.day_turn import DayTurn
@@ -46,6 +47,7 @@ from app.workers.leadership import Leadership
 from app.workers.pnl_pace import PnlPace
 from app.workers.pnl_publication import Publication
 from app.workers.readiness import Readiness
+from app.workers.reconciliation import Fence, Reconciliation, WorkerBooks
 from app.workers.schedule import Schedule
 from app.workers.watchers import Watchers
 
@@ -75,6 +77,7 @@ class PnlWorker:
         self,
         books: BookRepository,
         layouts: LayoutRepository,
+        ledger: ReconciliationRepository,
         redis: "Redis",
         leadership: Leadership,
         *,
@@ -84,6 +87,7 @@ class PnlWorker:
         reporting_currency: str,
         redis_timeout_s: float,
         cache_ttl_s: int,
+        reconcile_every_s: float,
     ) -> None:
         self._redis = redis
         self._redis_timeout_s = redis_timeout_s
@@ -101,6 +105,14 @@ class PnlWorker:
         self._publisher = PnlPublisher(redis, redis_timeout_s, cache_ttl_s, shard)
         self._keeper = BookKeeper(books, self._book, reporting_currency)
         self._instances = InstanceKeeper(self._watchers, redis, redis_timeout_s)
+        self.reconciliation = Reconciliation(
+            ledger,
+            redis,
+            redis_timeout_s=redis_timeout_s,
+            held=WorkerBooks(self._book, self._keeper, self._cache),
+            fence=Fence(role_of(shard), epoch, lambda: leadership.is_certain),
+        )
+        self._reconcile_every_s = reconcile_every_s
         self._pace = PnlPace(time.monotonic())
         self._day = DayTurn()
         self._event_ms = 0
@@ -132,6 +144,8 @@ class PnlWorker:
             tasks.create_task(self._instances.run(), name="pnl.instances")
             tasks.create_task(self._keep_cache(), name="pnl.cache")
             tasks.create_task(self._keep_held(), name="pnl.held")
+            if self._reconcile_every_s:
+                tasks.create_task(self.reconciliation.keep(self._reconcile_every_s), name="pnl.reconciliation")
         raise AssertionError("none of the tasks returns")
 
     async def _follow_rates(self) -> NoReturn:
@@ -352,8 +366,11 @@ async def run_pnl_worker(
     redis_timeout_s: float,
     cache_ttl_s: int,
     shards: int = 1,
+    reconcile_every_s: float = 0.0,
 ) -> NoReturn:
     """Stand by until the lease of a shard is this worker's, then publish until cancelled.
+
+    With ``reconcile_every_s`` of zero nothing is reconciled.
 
     Raises (in an exception group): LeaseLost, another worker is active now;
     DatabaseUnavailable, the load at the start failed. Either way this process
@@ -369,6 +386,7 @@ async def run_pnl_worker(
         worker = PnlWorker(
             BookRepository(engine, shard),
             LayoutRepository(engine),
+            ReconciliationRepository(engine, shard),
             redis,
             leadership,
             shard=shard,
@@ -377,6 +395,7 @@ async def run_pnl_worker(
             reporting_currency=reporting_currency,
             redis_timeout_s=redis_timeout_s,
             cache_ttl_s=cache_ttl_s,
+            reconcile_every_s=reconcile_every_s,
         )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(leadership.keep(), name="pnl.lease")
