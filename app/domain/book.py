@@ -16,6 +16,7 @@ give the same integers as :mod:`app.domain.valuation`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -35,6 +36,7 @@ from app.domain.selection import Selection
 from app.domain.slack_matrix import SlackMatrix, grown
 from app.domain.sums import Sums
 from app.domain.wide import High, Indices, Low, Mask, add, find_high, join, low_part, split
+from app.domain.wide_conversion import RATE_LIMIT
 
 Applied: TypeAlias = Literal["applied", "gap", "old"]
 
@@ -498,7 +500,7 @@ class Book:
             or self.prices.too_fine[column]
             or abs(cost) > _MAX_COST_UNITS
             or abs(quantity) * self.prices.ceiling[column] > MAX_NOTIONAL * float(NANO)
-            or (together >= MAX_TERMS and not is_foreign)
+            or (self._is_steep_for(holder, position) if is_foreign else together >= MAX_TERMS)
         ):
             return Measure(Kind.ODD, column, version)
         return Measure(
@@ -510,6 +512,9 @@ class Book:
             cost_low=low_part(cost),
             cost_coarse=(cost + COARSE // 2) // COARSE,
         )
+
+    def _is_steep_for(self, holder: Holder, position: Position) -> bool:
+        return _is_steep(self.rates.value(self._pair(position.instrument.settle, holder.currency)))
 
     def _attach(
         self, holder: Holder, rows: Sequence[int], positions: Sequence[Position], measures: Sequence[Measure]
@@ -565,6 +570,8 @@ class Book:
     def _convert(self, values_changed: Mask, rates_turned: Sequence[int]) -> None:
         """Convert what has another price or another rate."""
         for pair in rates_turned:
+            if _is_steep(self.rates.value(pair)):
+                self._make_odd(self._foreign.of_pair(pair))
             self._odd.convert(pair, self.rates.value(pair))
         self._foreign.revalue(values_changed, rates_turned)
 
@@ -617,6 +624,11 @@ class Book:
         self._changes.setdefault(holder.slot, Change()).rows.update(rows)
         for row, measure in zip(rows, measures, strict=True):
             self._watched_rows.add(row, measure.column)
+
+
+def _is_steep(rate: Decimal | None) -> bool:
+    """Whether a rate is more than arrays convert at."""
+    return rate is not None and rate >= RATE_LIMIT
 
 
 def _nano_quantity(position: Position) -> int | None:

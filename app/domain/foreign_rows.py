@@ -67,6 +67,11 @@ class ForeignRows:
         self._place_of[row] = _ABSENT
         self._count = last
 
+    def of_pair(self, pair: int) -> Indices:
+        """The rows that are reported at a rate."""
+        rows: Indices = self._rows[: self._count][self._pairs[: self._count] == pair]
+        return rows
+
     def revalue(self, values_changed: Mask, rates_changed: Sequence[int]) -> None:
         """Value again what has another price or another rate, by columns and pairs."""
         count = self._count

@@ -194,7 +194,7 @@ class PriceVector:
                     self._enter(column, value, turns)
             elif self.priced[column]:
                 if self.carried[column]:
-                    turns.dropped.append(column)
+                    _turn(column, turns.dropped, turns.carried)
                 turns.moved.append(column)
                 self._lose(column)
 
@@ -220,7 +220,7 @@ class PriceVector:
         approximate = self._floats[column] = float(price)
         if not self.carried[column]:
             self.carried[column] = True
-            turns.carried.append(column)
+            _turn(column, turns.carried, turns.dropped)
         if approximate > self.ceiling[column]:
             self.ceiling[column] = _power_above(approximate * _HEADROOM)
             turns.risen.append(column)
@@ -237,6 +237,14 @@ class PriceVector:
         self.carried = grown(self.carried, needed)
         self.too_fine = grown(self.too_fine, needed)
         self.uses = grown(self.uses, needed)
+
+
+def _turn(column: int, one: list[int], other: list[int]) -> None:
+    """Note a turn of a column, which takes back an earlier one the other way."""
+    if column in other:
+        other.remove(column)
+    else:
+        one.append(column)
 
 
 def _no_turns() -> Turns:

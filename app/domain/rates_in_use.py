@@ -86,8 +86,9 @@ class RatesInUse:
 
     def of_any(self, columns: Mask) -> Mask:
         """By pair: whether any of its columns is in a mask."""
-        first, second = self._first[: len(self)], self._second[: len(self)]
-        return (first != _NONE) & (columns[first] | columns[second]) if len(self) else np.zeros(0, np.bool_)
+        # The last of them is for who goes no way.
+        among: Mask = np.append(columns, False)
+        return among[self._first[: len(self)]] | among[self._second[: len(self)]]
 
     def _look_up(self, pair: int) -> Decimal | None:
         rate = self.book.rate(*self.pairs[pair], self._prices.known)

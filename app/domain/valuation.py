@@ -119,9 +119,11 @@ class Reported(msgspec.Struct, frozen=True, kw_only=True):
 
 def report(position: Position, value: PositionValue, rate: Rate | None) -> Reported:
     """A position's leaves in the reporting currency. ``rate`` is not looked at where nothing has to be converted."""
-    realized = reported_of(position)
     if position.converted is None:
-        return Reported(rate=None, realized=realized, market_value=value.market_value, cost_basis=value.cost_basis)
+        return Reported(
+            rate=None, realized=value.realized, market_value=value.market_value, cost_basis=value.cost_basis
+        )
+    realized = reported_of(position)
     if position.state.is_flat:
         return Reported(rate=rate, realized=realized, market_value=0, cost_basis=0)
     if rate is None:

@@ -3,7 +3,7 @@
 An amount is multiplied by the rate as a fixed-point number of 124 fractional
 bits, in limbs of 31 bits whose products add up within 64. That tells the
 integer part, and the fraction to within 2^-28. A fraction so near to a half that
-this does not tell how to round is left to Python's integers, and so is what is
+this does not tell how to round is left to Python's integers, and so is an amount
 too large for the limbs.
 """
 
@@ -18,6 +18,9 @@ from app.domain.wide import High, Low, Mask, join, negate, split
 LARGEST: Final = 10**28 * 5 // 4
 """The largest amount, in units, that the limbs carry: ten thousand millions in money, and some room."""
 
+RATE_LIMIT: Final = 2**28
+"""Rates are below it: thirty of the largest amounts still add up in 128 bits."""
+
 _LARGEST_HIGH: Final = LARGEST >> 64
 _BITS: Final = np.uint64(31)
 _MASK: Final = np.uint64(2**31 - 1)
@@ -31,23 +34,15 @@ _BLOCK: Final = 8192
 
 
 def convert(high: High, low: Low, rate: Decimal) -> tuple[High, Low]:
-    """Amounts in units of 1e-18 at a rate (greater than zero), each rounded half to even."""
-    fixed = _fixed(rate)
-    if fixed is None:
-        return _convert_plainly(high, low, rate)
+    """Amounts in units of 1e-18 at a rate (positive, below :data:`RATE_LIMIT`), each rounded half to even."""
+    numerator, denominator = rate.as_integer_ratio()
+    fixed = (numerator << _FRACTION_BITS) // denominator
     limbs = [np.uint64((fixed >> 31 * n) & (2**31 - 1)) for n in range(_RATE_LIMBS)]
     to_high, to_low = np.empty_like(high), np.empty_like(low)
     for start in range(0, len(high), _BLOCK):
         block = slice(start, start + _BLOCK)
         to_high[block], to_low[block] = _convert_block(high[block], low[block], limbs, rate)
     return to_high, to_low
-
-
-def _fixed(rate: Decimal) -> int | None:
-    """The rate times 2^124, rounded down; None where its limbs would not hold it."""
-    numerator, denominator = rate.as_integer_ratio()
-    fixed = (numerator << _FRACTION_BITS) // denominator
-    return None if fixed >> 31 * _RATE_LIMBS else fixed
 
 
 def _convert_block(high: High, low: Low, rate_limbs: list[np.uint64], rate: Decimal) -> tuple[High, Low]:
