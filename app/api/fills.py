@@ -1,5 +1,6 @@
 """From a request to a fill: its price, its fee, its account, and the position it meets."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -9,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.api.authentication import Caller
 from app.api.context import Web
+from app.api.corrections import correction_data
 from app.api.ledger_writes import Change
 from app.api.market import Market
 from app.api.problems import Problem, field_problem
@@ -166,12 +168,17 @@ async def book(
         now=web.now(),
         max_open=web.policy.max_open_positions,
     )
-    for position in recorded.positions:
+    refuse_too_large(web, recorded.positions, account)
+    return recorded
+
+
+def refuse_too_large(web: Web, positions: Iterable[Position], account: Account) -> None:
+    """Refuse positions worth more than can be summed up. Raises TooLarge."""
+    for position in positions:
         valued = web.market.value(position, account)
         for worth in (valued.value.market_value, valued.reported.market_value):
             if worth is not None and abs(worth) > to_units(MAX_VALUE):
                 raise TooLarge(f"a position may not be worth more than {MAX_VALUE:f}")
-    return recorded
 
 
 def fill_change(web: Web, recorded: Recorded, account: Account, body: dict[str, Any], status: int) -> Change:
@@ -180,4 +187,8 @@ def fill_change(web: Web, recorded: Recorded, account: Account, body: dict[str, 
         "trade": trade_statement(recorded.trade),
         "positions": [web.market.statement(position, account) for position in recorded.positions],
     }
-    return Change("fill", recorded.positions, data, body, status)
+    if recorded.correction is None:
+        return Change("fill", recorded.positions, data, body, status)
+    # No positions: what a late fill changed, figures of closed positions among it, is read from the database.
+    correction = correction_data(web, recorded.correction, account)
+    return Change("fill", [], data, body, status, corrections=[correction])

@@ -9,7 +9,7 @@ cycles one after the other, and nothing but them and the funding stamps does:
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 
@@ -231,3 +231,40 @@ class Chain:
         if standing.state.is_flat:
             self.ended.append(standing.as_cycle(trade.executed_at))
             self._standing = None
+
+
+def match_positions(cycles: Sequence[Cycle], before: Iterable[Trade]) -> list[str | None]:
+    """The position that each cycle continues, None for a new one.
+
+    ``before`` are the fills with the positions that they had. A cycle is first
+    of all the position that its opening fill opened, else one that any of its
+    fills belonged to, the earliest fill first. No position goes to two cycles.
+    """
+    trades = {trade.fill_id: trade for trade in sorted(before, key=ledger_place)}
+    opened = _openings(trades.values())
+    found = [opened.get(cycle.opened_by) for cycle in cycles]
+    taken = set(found)
+    for place, cycle in enumerate(cycles):
+        if found[place] is None:
+            found[place] = next((one for one in _positions(cycle, trades) if one not in taken), None)
+            taken.add(found[place])
+    return found
+
+
+def _openings(trades: Iterable[Trade]) -> dict[str, str]:
+    """The position that each fill opened, by fill; the fills in ledger order."""
+    opened: dict[str, str] = {}
+    known: set[str] = set()
+    for trade in trades:
+        position_id = trade.position_id if trade.position_id not in known else trade.opened_position_id
+        known.update((trade.position_id, trade.opened_position_id or ""))
+        if position_id is not None:
+            opened[trade.fill_id] = position_id
+    return opened
+
+
+def _positions(cycle: Cycle, trades: Mapping[str, Trade]) -> Iterator[str]:
+    for trade in filter(None, map(trades.get, cycle.fill_ids)):
+        yield trade.position_id
+        if trade.opened_position_id is not None:
+            yield trade.opened_position_id

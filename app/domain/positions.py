@@ -1,6 +1,6 @@
 """A position: one cycle from flat to flat, in one account, symbol, side and strategy."""
 
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Literal
 
@@ -173,7 +173,7 @@ class UserBook(msgspec.Struct, frozen=True, kw_only=True):
 
     ``currency`` is what everything is reported in, ``positions`` are the open
     ones of all accounts, the default account comes first. ``day_base`` is total
-    P&L at 00:00 UTC in units of 1e-18, None if unknown.
+    P&L at 00:00 UTC of ``base_day`` in units of 1e-18, None if unknown.
     """
 
     user_id: str
@@ -182,3 +182,4 @@ class UserBook(msgspec.Struct, frozen=True, kw_only=True):
     accounts: tuple[AccountBook, ...]
     positions: tuple[Position, ...]
     day_base: int | None
+    base_day: date | None = None

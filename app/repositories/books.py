@@ -26,7 +26,8 @@ IN_SHARD: Final = "('x' || right(u.id::text, 8))::bit(32)::bigint % :shards = :s
 # down.
 _USERS: Final = text(
     """
-    SELECT u.id::text, u.ledger_seq, coalesce(d.total_pnl, CASE WHEN f.at IS NULL AND j.at IS NULL THEN 0 END)
+    SELECT u.id::text, u.ledger_seq, coalesce(d.total_pnl, CASE WHEN f.at IS NULL AND j.at IS NULL THEN 0 END),
+           today.day
     FROM users u
     CROSS JOIN (SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date AS day) today
     LEFT JOIN day_opens d ON d.user_id = u.id AND d.day = today.day
@@ -224,8 +225,9 @@ async def load_books(
             accounts=tuple(accounts[user_id]),
             positions=tuple(held.get(user_id, ())),
             day_base=None if day_base is None else to_units(day_base),
+            base_day=day,
         )
-        for user_id, ledger_seq, day_base in await connection.execute(_USERS, {"ids": ids})
+        for user_id, ledger_seq, day_base, day in await connection.execute(_USERS, {"ids": ids})
         if user_id in currencies
     ]
 

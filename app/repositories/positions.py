@@ -7,13 +7,14 @@ from typing import Any, Literal
 from uuid import uuid4
 
 import msgspec
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.instruments import Instrument
 from app.domain.ledger import LedgerState, PositionSide
 from app.domain.positions import Converted, Position
+from app.domain.trades import ChainKey
 from app.repositories.database import violated
 from app.repositories.paging import Place, precedes
 from app.repositories.rows import (
@@ -135,23 +136,54 @@ class PositionRepository:
             updated_at=now,
             closed_at=at if state.is_flat else None,
         )
+        await self.add(position)
+        return position
+
+    async def add(self, position: Position) -> None:
+        """Add a row as it is. Raises StandingAlready, after which the transaction is void."""
         values = {
             "id": position.position_id,
-            "user_id": user_id,
-            "account_id": account_id,
-            **instrument_values(instrument),
-            "position_side": position_side,
-            "strategy": strategy,
-            **state_values(state),
-            **converted_values(converted),
-            "status": position.status,
-            "opened_at": at,
-            "updated_at": now,
-            "closed_at": position.closed_at,
+            "user_id": position.user_id,
+            "account_id": position.account_id,
+            **instrument_values(position.instrument),
+            "position_side": position.position_side,
+            "strategy": position.strategy,
+            "note": position.note,
+            "take_profit": position.take_profit,
+            "stop_loss": position.stop_loss,
+            **_ledger_values(position),
+            "updated_at": position.updated_at,
             "version": position.version,
         }
         await self._write(insert(positions).values(**values))
-        return position
+
+    async def correct(self, before: Position, after: Position) -> None:
+        """Bring a row to what a replay makes of it. Raises PositionChanged, StandingAlready."""
+        await self._update(before, _ledger_values(after), after.updated_at)
+
+    async def retag(self, position: Position, strategy: str, now: datetime) -> Position:
+        """Move a row to another strategy. Raises PositionChanged, StandingAlready."""
+        await self._update(position, {"strategy": strategy}, now)
+        return msgspec.structs.replace(position, strategy=strategy, updated_at=now, version=position.version + 1)
+
+    async def is_held_between(self, key: ChainKey, since: datetime, until: datetime | None) -> bool:
+        """Whether a chain held anything at or between two moments; without ``until``, at or after the first."""
+        query = select(positions.c.id).where(
+            positions.c.user_id == key.user_id,
+            positions.c.account_id == key.account_id,
+            positions.c.symbol == key.symbol,
+            positions.c.position_side == key.position_side,
+            positions.c.strategy == key.strategy,
+            or_(positions.c.closed_at.is_(None), positions.c.closed_at >= since),
+        )
+        if until is not None:
+            query = query.where(positions.c.opened_at <= until)
+        return await self._connection.scalar(query.limit(1)) is not None
+
+    async def remove(self, position_ids: list[str]) -> None:
+        """Take away rows that no fill belongs to any more."""
+        query = delete(positions).where(positions.c.id.in_(position_ids))
+        await self._connection.execute(query)
 
     async def move(
         self,
@@ -182,8 +214,9 @@ class PositionRepository:
         return moved
 
     async def edit(self, position: Position, edit: PositionEdit, *, now: datetime) -> Position:
-        """Change what is not the ledger's. Raises PositionChanged, StandingAlready."""
+        """Change what is not the ledger's; the strategy moves with the fills. Raises PositionChanged."""
         values = msgspec.structs.asdict(edit)
+        del values["strategy"]
         await self._update(position, values, now)
         return msgspec.structs.replace(position, **values, updated_at=now, version=position.version + 1)
 
@@ -211,3 +244,14 @@ class PositionRepository:
                 raise
             raise StandingAlready from error
         return result.scalar() if result.returns_rows else None
+
+
+def _ledger_values(position: Position) -> dict[str, Any]:
+    """The columns that follow from the fills."""
+    return {
+        **state_values(position.state),
+        **converted_values(position.converted),
+        "status": position.status,
+        "opened_at": position.opened_at,
+        "closed_at": position.closed_at,
+    }

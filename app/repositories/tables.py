@@ -266,8 +266,7 @@ day_opens = Table(
     metadata,
     Column("user_id", _ID, ForeignKey("users.id"), nullable=False),
     Column("day", Date, nullable=False),
-    # Null: a correction needed a price of the past that nobody wrote down.
-    Column("total_pnl", Numeric),
+    Column("total_pnl", Numeric, nullable=False),
     PrimaryKeyConstraint("user_id", "day"),
     _finite("total_pnl"),
 )
@@ -386,6 +385,14 @@ funding_payments = Table(
     _positive("mark", "rate_to_reporting"),
 )
 Index("ix_funding_payments_user_at", funding_payments.c.user_id, funding_payments.c.at, funding_payments.c.position_id)
+
+# Up to where each P&L worker has looked at what was settled, by the time it was stored.
+funding_turns = Table(
+    "funding_turns",
+    metadata,
+    Column("role", Text, primary_key=True),
+    Column("stored_at", _TIME, nullable=False),
+)
 
 # The price of each symbol at the beginning of each UTC day, for corrections of what was before it.
 day_marks = Table(

@@ -16,7 +16,6 @@ def upgrade() -> None:
     op.add_column("trades", sa.Column("revision", sa.BigInteger(), server_default=sa.text("1"), nullable=False))
     op.create_index("ix_trades_chain", "trades", [*_CHAIN, "executed_at", "created_at", "id"])
     op.create_index("ix_positions_chain", "positions", [*_CHAIN, "opened_at"])
-    op.alter_column("day_opens", "total_pnl", nullable=True)
     _create_revisions()
     _create_funding_payments()
     op.create_table(
@@ -91,3 +90,9 @@ def _create_funding_payments() -> None:
         sa.PrimaryKeyConstraint("position_id", "at", name=op.f("pk_funding_payments")),
     )
     op.create_index("ix_funding_payments_user_at", "funding_payments", ["user_id", "at", "position_id"])
+    op.create_table(
+        "funding_turns",
+        sa.Column("role", sa.Text(), nullable=False),
+        sa.Column("stored_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("role", name=op.f("pk_funding_turns")),
+    )
