@@ -1,8 +1,13 @@
 """Reconciliation on a real PostgreSQL and a real Redis: each drift is planted, found, put right and told of."""
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,7 +17,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.bus import keys
+from app.bus.events import decode_event
 from app.bus.prices import write_instruments
+from app.bus.subscription import Message, Subscription
 from app.domain.book import Book
 from app.domain.drift import Kind, Place
 from app.domain.pnl_snapshot import Prices, pnl_snapshot
@@ -32,7 +39,9 @@ from app.workers.leadership import Leadership
 from app.workers.reconciliation import Fence, Fenced, Limits, Reconciliation, WorkerBooks
 from app.workers.reconciliation_report import Report
 from tests.repositories.conftest import fill, fill_within, instrument, new_user, transfer
+from tests.workers.desk import Market, Trader, listening, until, working
 
+PROJECT = Path(__file__).parents[2]
 ETH = instrument("ETHUSDT")
 MARKS = {"BTCUSDT": "110", "ETHUSDT": "12"}
 
@@ -163,8 +172,9 @@ def ledger_of(book: UserBook) -> dict[str, object]:
 
 
 def in_order(book: UserBook) -> UserBook:
+    """A book as it can be compared: a worker keeps bases of days by a calendar of its own."""
     positions = sorted(book.positions, key=lambda position: position.position_id)
-    return msgspec.structs.replace(book, positions=tuple(positions))
+    return msgspec.structs.replace(book, positions=tuple(positions), day_base=None, base_day=None)
 
 
 async def test_where_nothing_drifted_nothing_is_found_written_or_told(desk: Desk) -> None:
@@ -557,3 +567,106 @@ async def until_waiting_for_lock(engine: AsyncEngine) -> None:
     async with asyncio.timeout(5), engine.connect() as connection:
         while not await connection.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")):
             await asyncio.sleep(0.01)
+
+
+class TestWorker:
+    """Reconciliation as the P&L worker runs it."""
+
+    async def test_drift_that_is_there_when_it_starts_is_put_right_and_told_on_the_bus(self, desk: Desk) -> None:
+        was = await desk.truth()
+        await desk.say("UPDATE positions SET cost = 1 WHERE symbol = 'BTCUSDT'")
+        subscription = Subscription(desk.redis, [keys.EVENT_CHANNEL], silence_s=None)
+        async with aclosing(subscription.events()) as events, working(desk.engine, desk.redis, reconcile_every_s=900):
+            async with asyncio.timeout(8):
+                heard = [decode_event(event.payload) async for event in first(events)]
+
+        assert [(event.user_id, event.kind) for event in heard] == [(desk.user_id, "correction")]
+        assert [position.symbol for position in heard[0].positions] == ["BTCUSDT"]
+        assert ledger_of(await desk.truth()) == ledger_of(was)
+
+    async def test_drift_that_comes_later_is_put_right_by_a_later_run_and_reaches_the_stream(self, desk: Desk) -> None:
+        trader = Trader(desk.engine, desk.redis, desk.user_id, desk.holder.account_id)
+        market = Market(desk.redis)
+        await market.tick(BTCUSDT="110", ETHUSDT="12")
+        async with (
+            listening(desk.redis) as web,
+            working(desk.engine, desk.redis, reconcile_every_s=0.2),
+            market.beating(),
+        ):
+            await web.connect(trader)
+            await until(lambda: web.total(trader) is not None)
+            right = web.total(trader)
+            await desk.say("UPDATE positions SET cost = 1, version = version + 1 WHERE symbol = 'BTCUSDT'")
+            seq = await desk.seq()
+
+            def is_told() -> bool:
+                return web.mirror.users[trader.user_id].ledger_seq > seq
+
+            await until(is_told)
+            assert web.total(trader) == right
+
+    async def test_without_reconciliation_the_drift_stays(self, desk: Desk) -> None:
+        trader = Trader(desk.engine, desk.redis, desk.user_id, desk.holder.account_id)
+        market = Market(desk.redis)
+        await market.tick(BTCUSDT="110", ETHUSDT="12")
+        await desk.say("UPDATE positions SET cost = 1 WHERE symbol = 'BTCUSDT'")
+        async with (
+            listening(desk.redis) as web,
+            working(desk.engine, desk.redis, reconcile_every_s=0),
+            market.beating(),
+        ):
+            await web.connect(trader)
+            await until(lambda: web.total(trader) is not None)
+            heard = web.heard
+            await until(lambda: web.heard > heard + 10)
+
+        assert position_of(await desk.truth(), "BTCUSDT").state.cost == 1
+        assert "correction" not in [event.kind for event in await desk.events()]
+
+
+async def first(events: AsyncIterator[object]) -> AsyncIterator[Message]:
+    """The first message, and then the end."""
+    async for event in events:
+        if isinstance(event, Message):
+            yield event
+            return
+
+
+class TestCommand:
+    """run.py reconcile."""
+
+    def run(self, desk: Desk, database_url: str, redis_url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, str(PROJECT / "run.py"), "reconcile", *arguments],
+            env={**os.environ, "DATABASE_URL": database_url, "REDIS_URL": redis_url},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    async def test_it_reports_repairs_and_says_by_its_exit_code_whether_anything_was_wrong(
+        self, desk: Desk, database_url: str, redis_url: str
+    ) -> None:
+        await desk.say("UPDATE positions SET cost = 1 WHERE symbol = 'BTCUSDT'")
+
+        def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+            return self.run(desk, database_url, redis_url, *arguments)
+
+        dry = await asyncio.to_thread(run, "--dry-run")
+        still = position_of(await desk.truth(), "BTCUSDT").state.cost
+        wet = await asyncio.to_thread(run, "--user", "ADA")
+        clean = await asyncio.to_thread(run)
+
+        assert (dry.returncode, wet.returncode, clean.returncode) == (3, 3, 0), dry.stderr + wet.stderr + clean.stderr
+        assert "positions: different BTCUSDT" in dry.stdout
+        assert "cost 1 → 130" in dry.stdout
+        assert still == 1
+        assert "1 users put right" in wet.stdout
+        assert position_of(await desk.truth(), "BTCUSDT").state.cost == 130
+        assert "everything is as the ledger has it" in clean.stdout
+
+    async def test_a_user_whom_nobody_knows_is_one_line(self, desk: Desk, database_url: str, redis_url: str) -> None:
+        result = await asyncio.to_thread(self.run, desk, database_url, redis_url, "--user", "nobody")
+
+        assert (result.returncode, result.stderr) == (1, "tidemark: there is no user 'nobody'\n")
