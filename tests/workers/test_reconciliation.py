@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -39,6 +40,7 @@ from app.workers.leadership import Leadership
 from app.workers.reconciliation import Fence, Fenced, Limits, Reconciliation, WorkerBooks
 from app.workers.reconciliation_report import Report
 from tests.repositories.conftest import fill, fill_within, instrument, new_user, transfer
+from tests.repositories.test_corrections import PERPETUAL, Storm
 from tests.workers.desk import Market, Trader, listening, until, working
 
 PROJECT = Path(__file__).parents[2]
@@ -186,6 +188,24 @@ async def test_where_nothing_drifted_nothing_is_found_written_or_told(desk: Desk
     assert (report.users, report.rows) == (1, 3 + 4)
     assert await desk.truth() == before
     assert "correction" not in [event.kind for event in await desk.events()]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+async def test_after_a_storm_of_fills_edits_deletions_and_funding_nothing_is_found(
+    engine: AsyncEngine, redis: Redis, seed: int
+) -> None:
+    holder = await new_user(engine, "ada")
+    storm = Storm(engine, holder, [instrument(), PERPETUAL][seed], random.Random(seed))
+    for _ in range(50):
+        await storm.move()
+    repository = ReconciliationRepository(engine)
+    ((ledger, _),) = await repository.read([holder.user_id])
+    assert bool(ledger.payments) == bool(seed)
+
+    report = await Reconciliation(repository, redis, redis_timeout_s=5.0, rest=0.0).run()
+
+    assert report.findings == []
+    assert report.is_clean
 
 
 class TestRows:
