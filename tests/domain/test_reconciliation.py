@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.domain.decimals import exact
 from app.domain.drift import Drift, compare_books
 from app.domain.ledger import FLAT
 from app.domain.positions import Position, UserBook
@@ -40,7 +41,7 @@ def trade(number: int, side: str, quantity: str, position_id: str, opened: str |
         symbol="BTCUSD",
         position_id=position_id,
         opened_position_id=opened,
-        fill=a_fill(side, quantity, 100 + number, fee="0.1", executed_at=moment),
+        fill=a_fill(side, quantity, 100 + number, fee=Decimal("0.1"), executed_at=moment),
         source="api",
         executed_at=moment,
         created_at=moment,
@@ -91,7 +92,8 @@ def test_rows_that_are_missing_are_made_and_then_nothing_is_wrong() -> None:
 def test_any_change_of_any_sum_is_found_and_undone(position_id: str, name: str, change: Decimal) -> None:
     rows = right_rows()
     right = rows[position_id].position
-    state = msgspec.structs.replace(right.state, **{name: getattr(right.state, name) + change})
+    with exact():
+        state = msgspec.structs.replace(right.state, **{name: getattr(right.state, name) + change})
     rows[position_id] = Row(msgspec.structs.replace(right, state=state), rows[position_id].published)
     tampered = ledger(rows)
 
