@@ -67,6 +67,8 @@ class Settings(BaseSettings):
     pnl_shards: Annotated[int, Field(ge=1, le=MOST_SHARDS)] = 1
     """Into how many parts the users are split; each needs a P&L worker of its own."""
     reporting_currency: str = "USDT"
+    reconcile_every_s: Annotated[int, Field(ge=0, le=86_400)] = 900
+    """How often P&L workers hold rows, book and cache against the ledger; the first time at the start. 0: never."""
 
     stream_max_hz: Annotated[float, Field(gt=0, le=50)] = 10.0
     stream_default_hz: Annotated[float, Field(gt=0, le=50)] = 10.0

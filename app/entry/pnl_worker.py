@@ -33,6 +33,7 @@ def main(settings: Settings) -> None:
                 redis_timeout_s=settings.redis_timeout_s,
                 cache_ttl_s=settings.pnl_cache_ttl_s,
                 shards=settings.pnl_shards,
+                reconcile_every_s=settings.reconcile_every_s,
             )
 
     run_process("pnl-worker", settings, work, role_lost=(LeaseLost,))

@@ -40,6 +40,7 @@ from app.repositories.day_bases import unknown_days
 from app.repositories.funding_turns import FundingTurnRepository
 from app.repositories.layouts import LayoutRepository, role_of
 from app.repositories.leases import LeaseRepository
+from app.repositories.reconciliation import ReconciliationRepository
 from app.workers.book_keeper import BookKeeper
 from app.workers.cache_round import CacheRound
 from app.workers.day_turn import DayTurn
@@ -50,6 +51,7 @@ from app.workers.leadership import Leadership
 from app.workers.pnl_pace import PnlPace
 from app.workers.pnl_publication import Publication
 from app.workers.readiness import Readiness
+from app.workers.reconciliation import Fence, Reconciliation, WorkerBooks
 from app.workers.schedule import Schedule
 from app.workers.watchers import Watchers
 
@@ -80,6 +82,7 @@ class PnlWorker:
         books: BookRepository,
         layouts: LayoutRepository,
         funding: FundingTurnRepository,
+        ledger: ReconciliationRepository,
         redis: "Redis",
         leadership: Leadership,
         *,
@@ -89,6 +92,7 @@ class PnlWorker:
         reporting_currency: str,
         redis_timeout_s: float,
         cache_ttl_s: int,
+        reconcile_every_s: float,
     ) -> None:
         self._redis = redis
         self._redis_timeout_s = redis_timeout_s
@@ -109,6 +113,14 @@ class PnlWorker:
             funding, redis, redis_timeout_s, self._rate_now, is_active=lambda: leadership.is_certain
         )
         self._instances = InstanceKeeper(self._watchers, redis, redis_timeout_s)
+        self.reconciliation = Reconciliation(
+            ledger,
+            redis,
+            redis_timeout_s=redis_timeout_s,
+            held=WorkerBooks(self._book, self._keeper, self._cache),
+            fence=Fence(role_of(shard), epoch, lambda: leadership.is_certain),
+        )
+        self._reconcile_every_s = reconcile_every_s
         self._pace = PnlPace(time.monotonic())
         self._day = DayTurn()
         self._event_ms = 0
@@ -141,6 +153,8 @@ class PnlWorker:
             tasks.create_task(self._keep_cache(), name="pnl.cache")
             tasks.create_task(self._keep_held(), name="pnl.held")
             tasks.create_task(self._funding.run(), name="pnl.funding")
+            if self._reconcile_every_s:
+                tasks.create_task(self.reconciliation.keep(self._reconcile_every_s), name="pnl.reconciliation")
         raise AssertionError("none of the tasks returns")
 
     async def _follow_rates(self) -> NoReturn:
@@ -371,8 +385,11 @@ async def run_pnl_worker(
     redis_timeout_s: float,
     cache_ttl_s: int,
     shards: int = 1,
+    reconcile_every_s: float = 0.0,
 ) -> NoReturn:
     """Stand by until the lease of a shard is this worker's, then publish until cancelled.
+
+    With ``reconcile_every_s`` of zero nothing is reconciled.
 
     Raises (in an exception group): LeaseLost, another worker is active now;
     DatabaseUnavailable, the load at the start failed. Either way this process
@@ -389,6 +406,7 @@ async def run_pnl_worker(
             BookRepository(engine, shard),
             LayoutRepository(engine),
             FundingTurnRepository(engine, shard),
+            ReconciliationRepository(engine, shard),
             redis,
             leadership,
             shard=shard,
@@ -397,6 +415,7 @@ async def run_pnl_worker(
             reporting_currency=reporting_currency,
             redis_timeout_s=redis_timeout_s,
             cache_ttl_s=cache_ttl_s,
+            reconcile_every_s=reconcile_every_s,
         )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(leadership.keep(), name="pnl.lease")
