@@ -4,6 +4,9 @@ The order in it is the contract: status, snapshots that were owed, the one
 update, then the events whose effect that update (or one before it) has shown.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from app.domain import protocol
 from app.websocket import frames
 from app.websocket.connection import Connection, IsolationBreach
@@ -16,6 +19,15 @@ EVENT_WAITS_S = 1.0
 
 SNAPSHOT_DEADLINE_S = 3.0
 """How long a snapshot may be owed before the client is told that P&L is missing."""
+
+
+class _Due(NamedTuple):
+    """What a connection is about to be sent: frames that are written, and the update that is not yet."""
+
+    connection: Connection
+    view: UserView | None
+    texts: list[str]
+    interest: frames.Interest | None
 
 
 class Delivery:
@@ -33,22 +45,52 @@ class Delivery:
 
     def payloads(self, connection: Connection, now: float) -> list[bytes]:
         """Everything a connection has not seen, as frames in order; marks it as seen. Often nothing."""
+        return self.payloads_of([connection], now)[0]
+
+    def payloads_of(self, connections: Sequence[Connection], now: float) -> list[list[bytes]]:
+        """The same for each of many, which costs less than one after the other."""
+        due = [self._due(connection, now) for connection in connections]
+        updating = [one for one in due if one.interest is not None]
+        found = frames.updates([one.interest for one in updating if one.interest is not None])
+        for one, text in zip(updating, found, strict=True):
+            if text is not None:
+                self._append_update(one, text)
+        for one in due:
+            if one.connection.events:
+                self._append_events(one, now)
+        return [[text.encode() for text in one.texts] for one in due]
+
+    def _due(self, connection: Connection, now: float) -> "_Due":
+        """What comes before the update, and what the update is to hold."""
         lane = self._state.lane_of(connection.user_id)
         view = lane.mirror.users.get(connection.user_id)
         texts = self._status(connection, view, now)
         if view is not None:
             self.check_base(connection, view)
+        self._assert_own(connection, view)
         owed = self._owed_snapshots(connection, lane, view)
         if owed:
-            texts += owed
             # A place in the stream is used once, so what else changed goes out with the next.
             connection.step = lane.step
-        elif connection.sent != self._state.ordinal and connection.step != lane.step:
-            self._append_update(texts, connection, lane, view)
-        if connection.events:
-            self._append_events(texts, connection, view, now)
-        self._assert_own(connection, view)
-        return [text.encode() for text in texts]
+            return _Due(connection, view, [*texts, *owed], None)
+        if connection.sent == self._state.ordinal or connection.step == lane.step:
+            return _Due(connection, view, texts, None)
+        return _Due(connection, view, texts, self._interest(connection, lane, view))
+
+    def _interest(self, connection: Connection, lane: Lane, view: UserView | None) -> frames.Interest:
+        state, visible = self._state, connection.visible
+        interest = frames.Interest(
+            lane,
+            connection.watched.values() if visible else (),
+            view,
+            connection.wants_pnl and not connection.awaits_pnl,
+            connection.wants_positions and visible and not connection.awaits_positions,
+            connection.sent,
+            state.flushes - connection.flushes,
+        )
+        connection.sent = state.ordinal
+        connection.flushes = state.flushes
+        return interest
 
     def snapshots(self, connection: Connection) -> list[bytes]:
         """The snapshots that a connection waits for and that can be built now, as frames."""
@@ -92,27 +134,16 @@ class Delivery:
             connection.awaits_positions = connection.wants_positions
             connection.sent = view.closed_unkept
 
-    def _append_update(self, texts: list[str], connection: Connection, lane: Lane, view: UserView | None) -> None:
-        state = self._state
-        visible = connection.visible
-        interest = frames.Interest(
-            watched=connection.watched.values() if visible else (),
-            view=view,
-            pnl=connection.wants_pnl and not connection.awaits_pnl,
-            positions=connection.wants_positions and visible and not connection.awaits_positions,
-            lane=lane,
-        )
-        merged = state.flushes - connection.flushes
-        text = frames.update(state, interest, connection.sent, merged)
-        connection.sent = state.ordinal
-        connection.flushes = state.flushes
-        if text is not None:
-            connection.step = lane.step
-            self.updates += 1
-            self.merged += merged
-            texts.append(text)
+    def _append_update(self, due: "_Due", text: str) -> None:
+        connection, _, texts, interest = due
+        assert interest is not None
+        connection.step = interest.lane.step
+        self.updates += 1
+        self.merged += interest.merged
+        texts.append(text)
 
-    def _append_events(self, texts: list[str], connection: Connection, view: UserView | None, now: float) -> None:
+    def _append_events(self, due: "_Due", now: float) -> None:
+        connection, view, texts, _ = due
         if connection.is_replaying:
             return
         while connection.events:

@@ -20,7 +20,7 @@ from app.websocket.outlet import Outlet
 TURN_S = 0.005
 """The grain of the schedule."""
 
-_CHUNK = 200
+TOGETHER = 200
 """Connections served between two turns of the event loop."""
 
 _BUSY_SHARE = 0.7
@@ -120,7 +120,7 @@ class Schedule:
         each other out of the processor's caches, which costs a sixth of the whole.
         """
         started = self._clock()
-        looked = min(_CHUNK, len(self._ready))
+        looked = min(TOGETHER, len(self._ready))
         outgoing: list[tuple[Outlet, list[bytes]]] = []
         for _ in range(looked):
             self._look_at(self._ready.popleft(), started, outgoing)
