@@ -77,7 +77,7 @@ def format_wide(high: High, low: Low) -> list[str]:
 
 
 def format_fractions(high: High, low: Low, wholes: Floats, exact_whole: Callable[[int], int]) -> list[str]:
-    """What the column is of ``wholes`` (absolute, about), as :func:`fraction` writes it but as JSON: ``null`` or quoted.
+    """What the column is of ``wholes`` (absolute, about): what :func:`fraction` writes as JSON, ``null`` or quoted.
 
     Where a float does not tell how to round, ``exact_whole`` is asked for the one at an index.
     """
@@ -151,9 +151,9 @@ def _write_whole(groups: NDArray[np.uint32], whole: NDArray[np.uint64]) -> None:
 def _write_rest(groups: NDArray[np.uint32], rest: NDArray[np.uint64]) -> None:
     first = rest // 10**15
     rest = rest - first * 10**15
-    middle = rest // 10**7
-    final = (rest - middle * 10**7).astype(np.uint32)
-    middle = middle.astype(np.uint32)
+    eight = rest // 10**7
+    middle = eight.astype(np.uint32)
+    final = (rest - eight * 10**7).astype(np.uint32)
     groups[:, 5] = _POINT_THREE[first]
     upper = middle // 10_000
     groups[:, 6] = _FOUR[upper]

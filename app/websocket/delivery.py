@@ -43,12 +43,11 @@ class Delivery:
         """The newest commit."""
         return self._state.ordinal
 
-    def payloads(self, connection: Connection, now: float) -> list[bytes]:
-        """Everything a connection has not seen, as frames in order; marks it as seen. Often nothing."""
-        return self.payloads_of([connection], now)[0]
-
     def payloads_of(self, connections: Sequence[Connection], now: float) -> list[list[bytes]]:
-        """The same for each of many, which costs less than one after the other."""
+        """For each everything that it has not seen, as frames in order; marks it as seen. Often nothing.
+
+        Many together cost less than one after the other.
+        """
         due = [self._due(connection, now) for connection in connections]
         updating = [one for one in due if one.interest is not None]
         found = frames.updates([one.interest for one in updating if one.interest is not None])

@@ -6,13 +6,16 @@ dense seats, and seats are given out again: a slot finds its seat by a table in
 pages, and a page nobody of which is here takes no room.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.bus.messages import Columns
 from app.domain.wide import Floats, High, Low, join, split
+
+Number = TypeVar("Number", bound=np.generic)
 
 _PAGE_BITS = 10
 _PAGE = 1 << _PAGE_BITS
@@ -37,7 +40,8 @@ class _Pages:
         pages = slots >> _PAGE_BITS
         known = np.minimum(pages, len(self._block_of) - 1)
         blocks = np.where(pages == known, self._block_of[known], _NOBODY)
-        return self._blocks[(blocks << _PAGE_BITS) | (slots & (_PAGE - 1))]
+        seats: NDArray[np.int32] = self._blocks[(blocks << _PAGE_BITS) | (slots & (_PAGE - 1))]
+        return seats
 
     def get(self, slot: int) -> int:
         page = slot >> _PAGE_BITS
@@ -187,12 +191,12 @@ class UserFigures(Figures):
         self.base_low = _longer(self.base_low, seats)
 
 
-def seats_of(figures: Figures, slots: Sequence[int]) -> NDArray[np.intp]:
+def seats_of(figures: Figures, slots: Collection[int]) -> NDArray[np.intp]:
     """The seats of slots that are here, ready to index arrays."""
     return np.fromiter(map(figures.seat, slots), np.intp, len(slots))
 
 
-def _longer(array: NDArray[np.generic], size: int) -> NDArray[np.generic]:
+def _longer(array: NDArray[Number], size: int) -> NDArray[Number]:
     """The array with room for ``size``, and some to spare."""
     longer = np.zeros(max(size, len(array) * 2), array.dtype)
     longer[: len(array)] = array

@@ -27,7 +27,6 @@ from app.websocket.moved import (
 )
 from app.websocket.state import StreamState, WatchedPrice
 
-
 _event_ms = attrgetter("event_ms")
 
 

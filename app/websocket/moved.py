@@ -6,7 +6,7 @@ joining its text. "Since" is the ordinal of the last commit a connection has see
 """
 
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -48,7 +48,7 @@ def moved_rows(lane: Lane, asked: Sequence[Seen]) -> list[list[str]]:
     all_rows = list(chain.from_iterable(view.ordered_rows for view, _ in asked))
     texts = _write_rows(lane, [all_rows[index] for index in moved.tolist()], all_seats[moved])
     bounds = [0, *np.searchsorted(moved, ends).tolist()]
-    return [texts[first:end] for first, end in zip(bounds, bounds[1:], strict=False)]
+    return [texts[first:end] for first, end in pairwise(bounds)]
 
 
 def moved_of(lane: Lane, view: UserView, since: int) -> list[bool]:
@@ -158,9 +158,7 @@ def _plain_totals(lane: Lane, view: UserView) -> str:
     unrealized = user_unrealized(lane, view)
     total = unrealized + view.realized_pnl
     day = None if view.day_base is None else format_units(total - view.day_base)
-    return _totals(
-        format_units(unrealized), view.realized_text, format_units(total), quoted(day), remarks(lane, view)
-    )
+    return _totals(format_units(unrealized), view.realized_text, format_units(total), quoted(day), remarks(lane, view))
 
 
 def _totals(unrealized: str, realized: str, total: str, day: str, remarks: str) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from app.bus.messages import PriceHead
@@ -30,9 +30,6 @@ class KeptFrames:
     def send(self, *payloads: bytes) -> None:
         self.frames.extend(payloads)
 
-    async def wait_writable(self) -> None:
-        return
-
     def close(self, code: Close, reason: str) -> None:
         self.close_code = code
 
@@ -42,9 +39,9 @@ class CountingDelivery(Delivery):
 
     looks = 0
 
-    def payloads(self, connection: Connection, now: float) -> list[bytes]:
-        self.looks += 1
-        return super().payloads(connection, now)
+    def payloads_of(self, connections: Sequence[Connection], now: float) -> list[list[bytes]]:
+        self.looks += len(connections)
+        return super().payloads_of(connections, now)
 
 
 class Room:
