@@ -1,6 +1,7 @@
 """What the server answers to each client message."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, assert_never
 
@@ -207,8 +208,8 @@ class Answers:
 
     def _replay(self, connection: Connection, message: protocol.Resume, missed: list[EventNotice]) -> None:
         """Queue the missed events, the word that they are all there, and what came meanwhile."""
-        meanwhile = list(connection.events)
-        connection.events.clear()
+        meanwhile = connection.events or ()
+        connection.events = deque()
         connection.event_seq = message.events.seq
         now = self._clock()
         for notice in missed:

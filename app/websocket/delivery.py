@@ -61,30 +61,37 @@ class Delivery:
 
     def _due(self, connection: Connection, now: float) -> "_Due":
         """What comes before the update, and what the update is to hold."""
-        lane = self._state.lane_of(connection.user_id)
-        view = lane.mirror.users.get(connection.user_id)
-        texts = self._status(connection, view, now)
+        user_id = connection.identity.user_id
+        lane = self._state.lane_of(user_id)
+        view = lane.mirror.users.get(user_id)
+        texts: list[str] = []
+        if view is None or connection.is_overdue or connection.status != self._state.health.version:
+            texts = self._status(connection, view, now)
         if view is not None:
+            if view.user_id != user_id:
+                raise IsolationBreach("a frame was built from another user's view")
             self.check_base(connection, view)
-        self._assert_own(connection, view)
-        owed = self._owed_snapshots(connection, lane, view)
-        if owed:
-            # A place in the stream is used once, so what else changed goes out with the next.
-            connection.step = lane.step
-            return _Due(connection, view, [*texts, *owed], None)
+        if connection.awaits_pnl or connection.awaits_positions or connection.awaits_prices:
+            owed = self._owed_snapshots(connection, lane, view)
+            if owed:
+                # A place in the stream is used once, so what else changed goes out with the next.
+                connection.step = lane.step
+                return _Due(connection, view, [*texts, *owed], None)
         if connection.sent == self._state.ordinal or connection.step == lane.step:
             return _Due(connection, view, texts, None)
         return _Due(connection, view, texts, self._interest(connection, lane, view))
 
     def _interest(self, connection: Connection, lane: Lane, view: UserView | None) -> frames.Interest:
-        state, visible = self._state, connection.visible
+        state, visible, since = self._state, connection.visible, connection.sent
         interest = frames.Interest(
             lane,
             connection.watched.values() if visible else (),
             view,
             connection.wants_pnl and not connection.awaits_pnl,
             connection.wants_positions and visible and not connection.awaits_positions,
-            connection.sent,
+            since,
+            max(since, connection.pnl_sent),
+            max(since, connection.positions_sent),
             state.flushes - connection.flushes,
         )
         connection.sent = state.ordinal
@@ -98,7 +105,8 @@ class Delivery:
         texts = self._owed_snapshots(connection, lane, view)
         if texts:
             connection.step = lane.step
-        self._assert_own(connection, view)
+        if view is not None and view.user_id != connection.user_id:
+            raise IsolationBreach("a snapshot was built from another user's view")
         return [text.encode() for text in texts]
 
     def _owed_snapshots(self, connection: Connection, lane: Lane, view: UserView | None) -> list[str]:
@@ -111,16 +119,14 @@ class Delivery:
             return texts
         if connection.awaits_pnl:
             connection.awaits_pnl = False
+            connection.pnl_sent = self._state.ordinal
             texts.append(frames.pnl_snapshot(self._state, view))
         if connection.awaits_positions and connection.visible:
             connection.awaits_positions = False
+            connection.positions_sent = self._state.ordinal
             texts.append(frames.positions_snapshot(self._state, view))
         connection.waits_since = None
         return texts
-
-    def _assert_own(self, connection: Connection, view: UserView | None) -> None:
-        if view is not None and view.user_id != connection.user_id:
-            raise IsolationBreach("a frame was built from another user's view")
 
     def check_base(self, connection: Connection, view: UserView) -> None:
         """Owe snapshots where what the connection knows of its user is no base for changes any more."""
@@ -153,6 +159,7 @@ class Delivery:
                 raise IsolationBreach("an event of another user was queued")
             connection.events.popleft()
             texts.append(event.text)
+        connection.events = None
 
     def _is_shown(self, connection: Connection, view: UserView | None, seq: int) -> bool:
         """Whether the state that an event led to has gone out to this connection."""

@@ -7,14 +7,14 @@ is. "Since" is always the ordinal of the last commit a connection has seen.
 
 from collections.abc import Collection, Iterable, Sequence
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from app.domain.decimals import format_units
 from app.domain.statements import totals_statement
 from app.domain.valuation import Totals, fraction
-from app.websocket.json_text import json_text
+from app.websocket.json_text import flag, json_text, quoted
 from app.websocket.lane import Lane
-from app.websocket.mirror import Mark, Row, UserView
+from app.websocket.mirror import Row, UserView
 from app.websocket.moved import (
     Seen,
     is_stale,
@@ -40,6 +40,9 @@ class Interest(NamedTuple):
     pnl: bool
     positions: bool
     since: int
+    pnl_since: int
+    positions_since: int
+    """A snapshot may have shown more of a channel than was seen of the others."""
     merged: int
     """How many price flushes the frame stands for."""
 
@@ -60,36 +63,26 @@ def updates(interests: Sequence[Interest]) -> list[str | None]:
 
 def _updates(lane: Lane, interests: Sequence[Interest]) -> list[str | None]:
     """The same for users of one lane."""
-    totals = iter(moved_totals(lane, [Seen(one.view, one.since) for one in interests if one.view and one.pnl]))
-    rows = iter(_changed_rows(lane, [Seen(one.view, one.since) for one in interests if one.view and one.positions]))
-    place = _place(lane)
+    totals = iter(moved_totals(lane, [Seen(one.view, one.pnl_since) for one in interests if one.view and one.pnl]))
+    rows = iter(
+        _changed_rows(lane, [Seen(one.view, one.positions_since) for one in interests if one.view and one.positions])
+    )
+    place = f'{{"type":"update",{_place(lane)},"event_ms":'
     found: list[str | None] = []
-    for interest in interests:
-        _, watched, view, pnl, positions, since, merged = interest
+    for _, watched, view, pnl, positions, since, _, _, merged in interests:
+        text, event_ms = "", 0
         prices = [one for one in watched if one.changed > since]
-        total = next(totals) if pnl and view else None
-        texts = next(rows) if positions and view else None
-        if not (prices or total or texts):
-            found.append(None)
-            continue
-        event_ms = (max(map(_event_ms, prices)) if prices else 0) or lane.event_ms
-        found.append(
-            f'{{"type":"update",{place},"event_ms":{event_ms},"merged":{merged if merged > 1 else 1}'
-            f"{_prices(prices)}{_pnl(total)}{_positions(texts)}}}"
-        )
+        if prices:
+            event_ms = max(map(_event_ms, prices))
+            text = f',"prices":[{",".join([one.text or one.encoded() for one in prices])}]'
+        if pnl and view and (total := next(totals)):
+            text += f',"pnl":{total}'
+        if positions and view and (changed := next(rows)):
+            text += f',"positions":[{",".join(changed)}]'
+        if text:
+            text = f'{place}{event_ms or lane.event_ms},"merged":{merged if merged > 1 else 1}{text}}}'
+        found.append(text or None)
     return found
-
-
-def _prices(changed: list[WatchedPrice]) -> str:
-    return f',"prices":[{",".join([one.text or one.encoded() for one in changed])}]' if changed else ""
-
-
-def _pnl(total: str | None) -> str:
-    return f',"pnl":{total}' if total else ""
-
-
-def _positions(rows: list[str] | None) -> str:
-    return f',"positions":[{",".join(rows)}]' if rows else ""
 
 
 def _changed_rows(lane: Lane, asked: Sequence[Seen]) -> list[list[str]]:
@@ -165,32 +158,30 @@ def _place(lane: Lane) -> str:
 
 def _whole_row(lane: Lane, row: Row) -> str:
     value = unrealized(lane, row)
-    is_old = value is not None and (row.mark.is_stale or lane.is_silent)
-    return _joined(row, _mark_fields(lane, row.mark) | _moving_fields(row, value) | {"is_stale": is_old})
+    mark = row.mark
+    return _joined(lane, row, value, is_old=value is not None and (mark.is_stale or lane.is_silent))
 
 
 def _closed_row(lane: Lane, row: Row) -> str:
     """A closed position: worth nothing, and all of its P&L is realised."""
-    return _joined(row, _mark_fields(lane, row.mark) | _moving_fields(row, 0) | {"is_stale": False})
+    return _joined(lane, row, 0, is_old=False)
 
 
-def _joined(row: Row, moving: dict[str, Any]) -> str:
-    return f"{row.statement},{json_text(moving)[1:]}"
-
-
-def _mark_fields(lane: Lane, mark: Mark) -> dict[str, Any]:
+def _joined(lane: Lane, row: Row, value: int | None, *, is_old: bool) -> str:
+    mark = row.mark
     if mark.price is None:
-        return {"mark_price": None, "price_source": None, "mark_age_ms": None}
-    age_ms = max(0, lane.as_of_ms - mark.fresh_ms)
-    return {"mark_price": mark.price, "price_source": mark.source, "mark_age_ms": age_ms}
+        known = '"mark_price":null,"price_source":null,"mark_age_ms":null'
+    else:
+        age_ms = max(0, lane.as_of_ms - mark.fresh_ms)
+        known = f'"mark_price":"{mark.price}","price_source":{quoted(mark.source)},"mark_age_ms":{age_ms}'
+    return f'{row.statement},{known},{_moving_fields(row, value)},"is_stale":{flag(is_old)}}}'
 
 
-def _moving_fields(row: Row, value: int | None) -> dict[str, Any]:
+def _moving_fields(row: Row, value: int | None) -> str:
     if value is None:
-        return dict.fromkeys(("market_value", "unrealized_pnl", "unrealized_pnl_pct", "total_pnl"))
-    return {
-        "market_value": format_units(value + row.cost_basis),
-        "unrealized_pnl": format_units(value),
-        "unrealized_pnl_pct": fraction(value, row.cost_basis),
-        "total_pnl": format_units(value + row.realized_pnl),
-    }
+        return '"market_value":null,"unrealized_pnl":null,"unrealized_pnl_pct":null,"total_pnl":null'
+    return (
+        f'"market_value":"{format_units(value + row.cost_basis)}","unrealized_pnl":"{format_units(value)}",'
+        f'"unrealized_pnl_pct":{quoted(fraction(value, row.cost_basis))},'
+        f'"total_pnl":"{format_units(value + row.realized_pnl)}"'
+    )

@@ -138,7 +138,7 @@ class ConnectionManager:
     def stop_events(self, connection: Connection) -> None:
         """Let a connection leave its user's events."""
         connection.wants_events = False
-        connection.events.clear()
+        connection.events = None
         others = self._subscriptions.users.connections_of(connection.user_id)
         if not any(other.wants_events for other in others):
             self._relay.close(connection.user_id)

@@ -141,14 +141,9 @@ def _write_totals(lane: Lane, views: list[UserView], seats: Seats) -> list[str]:
     written = format_wide(np.concatenate(highs), np.concatenate(lows))
     count = len(views)
     return [
-        _totals(
-            unrealized_text,
-            view.realized_text,
-            total_text,
-            "null" if view.day_base is None else f'"{day_text}"',
-            remarks(lane, view),
-        )
-        for view, unrealized_text, total_text, day_text in zip(
+        f'{{"unrealized_pnl":"{of_rows}","realized_pnl":"{view.realized_text}","total_pnl":"{of_all}",'
+        f'"day_pnl":{quoted(None if view.day_base is None else of_day)},"equity":"{of_all}",{remarks(lane, view)}'
+        for view, of_rows, of_all, of_day in zip(
             views, written[:count], written[count : 2 * count], written[2 * count :], strict=True
         )
     ]

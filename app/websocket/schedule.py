@@ -83,8 +83,7 @@ class Schedule:
 
     def interval_s(self, connection: Connection) -> float:
         """How long a connection rests after a frame: its own interval, or longer under load."""
-        own = connection.interval_s if connection.visible else max(connection.interval_s, _HIDDEN_INTERVAL_S)
-        return max(own * (1 - _EAGERNESS), self._shortest_s())
+        return max(_own_interval_s(connection), self._shortest_s())
 
     def _shortest_s(self) -> float:
         """The interval at which the fan-out uses no more than its share."""
@@ -128,12 +127,13 @@ class Schedule:
         started = self._clock()
         taken = [self._ready.popleft() for _ in range(min(TOGETHER, len(self._ready)))]
         willing = [connection for connection in taken if self._is_willing(connection, started)]
+        shortest_s = self._shortest_s()
         sent = 0
         for connection, payloads in zip(willing, self._delivery.payloads_of(willing, started), strict=True):
             if payloads:
                 connection.outlet.send(*payloads)
                 sent += 1
-                self._rest(connection, started + self.interval_s(connection))
+                self._rest(connection, started + max(_own_interval_s(connection), shortest_s))
             else:
                 self._pause(connection, started)
         took = self._clock() - started
@@ -173,6 +173,11 @@ class Schedule:
             resting = self._resting[turn] = []
             heapq.heappush(self._turns, turn)
         resting.append(connection)
+
+
+def _own_interval_s(connection: Connection) -> float:
+    own = connection.interval_s if connection.visible else max(connection.interval_s, _HIDDEN_INTERVAL_S)
+    return own * (1 - _EAGERNESS)
 
 
 def _smooth(known: float, measured: float) -> float:

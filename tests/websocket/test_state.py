@@ -50,6 +50,8 @@ def update_of(state: StreamState, since: int, *, watched: bool = True, user: str
         pnl=True,
         positions=True,
         since=since,
+        pnl_since=since,
+        positions_since=since,
         merged=1,
     )
     (text,) = frames.updates([interest])

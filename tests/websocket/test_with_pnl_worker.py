@@ -68,7 +68,7 @@ class Pair:
 
     def update(self, since: int) -> dict[str, Any]:
         view = self.state.mirror.users["alice"]
-        interest = frames.Interest(self.state.only_lane, (), view, pnl=True, positions=True, since=since, merged=1)
+        interest = frames.Interest(self.state.only_lane, (), view, True, True, since, since, since, merged=1)
         (text,) = frames.updates([interest])
         assert text is not None
         decoded: dict[str, Any] = json.loads(text)
