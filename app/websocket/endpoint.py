@@ -44,7 +44,8 @@ async def stream(websocket: WebSocket) -> None:
     """
     opened = cast("Stream", websocket.state.stream)
     address = websocket.client.host if websocket.client is not None else None
-    verdict = opened.manager.refusal(address) or await admit(websocket, opened.sessions, opened.origins)
+    with opened.manager.letting_in():
+        verdict = opened.manager.refusal(address) or await admit(websocket, opened.sessions, opened.origins)
     # Asked again, for others of a crowd were admitted meanwhile.
     verdict = opened.manager.refusal(address) or verdict
     if isinstance(verdict, Refusal):

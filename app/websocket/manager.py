@@ -3,7 +3,8 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
 from uuid import uuid4
 
 import structlog
@@ -62,6 +63,15 @@ class ConnectionManager:
         """Users here whose P&L has not come."""
         here = self._subscriptions.users.all_keys()
         return set(here).difference(*(lane.mirror.users for lane in self._state.lanes))
+
+    @contextmanager
+    def letting_in(self) -> Iterator[None]:
+        """Count somebody who is in his handshake while the block runs."""
+        self._schedule.arriving += 1
+        try:
+            yield
+        finally:
+            self._schedule.arriving -= 1
 
     def refusal(self, address: str | None) -> Refusal | None:
         """Why nobody more is taken in, from this address or at all: said before the handshake is answered."""

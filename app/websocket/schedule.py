@@ -22,6 +22,13 @@ TURN_S = 0.005
 TOGETHER = 200
 """Connections served between two turns of the event loop."""
 
+_TOGETHER_IN_A_STORM = 80
+"""The same while others are being let in, of whom each turn takes a handful: that leaves the fan-out about
+a third of the process until they are in."""
+
+_FEW_ARRIVING = 8
+"""So many at once are no storm."""
+
 _BUSY_SHARE = 0.7
 """The part of a core that the fan-out may use before everybody's interval grows."""
 
@@ -52,6 +59,8 @@ class Schedule:
         """What serving one connection costs, as measured lately."""
         self.look_s = _FIRST_LOOK_S
         """What it costs to find that there is nothing for a connection."""
+        self.arriving = 0
+        """How many are in their handshakes."""
         self.skipped = 0
         """Times a connection was passed over because its client was behind."""
 
@@ -125,7 +134,8 @@ class Schedule:
         each other out of the processor's caches, which costs a sixth of the whole.
         """
         started = self._clock()
-        taken = [self._ready.popleft() for _ in range(min(TOGETHER, len(self._ready)))]
+        most = TOGETHER if self.arriving <= _FEW_ARRIVING else _TOGETHER_IN_A_STORM
+        taken = [self._ready.popleft() for _ in range(min(most, len(self._ready)))]
         willing = [connection for connection in taken if self._is_willing(connection, started)]
         shortest_s = self._shortest_s()
         sent = 0

@@ -1,8 +1,10 @@
 """Where the stream asks for what it does not keep: sessions and tokens, past events."""
 
+import asyncio
 import time
-from collections.abc import Awaitable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TypeAlias, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -15,10 +17,15 @@ from app.websocket.admission import Identity, SessionsUnavailable
 from app.websocket.events import EventNotice, EventsUnavailable
 from app.websocket.lookups import Lookups, Overrun
 
+Key = TypeVar("Key")
 Answer = TypeVar("Answer")
+Question: TypeAlias = Callable[[Sequence[Key]], Awaitable[Sequence[Answer | Exception]]]
 
 _WITHIN_S = 8.0
 """How long a handshake may wait for an answer: browsers and proxies give up soon after."""
+
+_PAUSE_S = 0.1
+"""Before a question that was not answered in time is asked again: in a storm everything takes long."""
 
 _TOKEN_LASTS_MS = 365 * 24 * 3600 * 1000
 """What ``session_expires_ms`` says of a token, which ends only by being removed."""
@@ -31,9 +38,9 @@ class StoredSessions:
 
     def __init__(self, store: SessionStore, database: AsyncEngine) -> None:
         self._database = database
-        self._by_cookie = Lookups(store.resolve_all, within_s=_WITHIN_S)
+        self._by_cookie = Lookups(_persistent(store.resolve_all), within_s=_WITHIN_S)
+        self._by_token = Lookups(_persistent(self._owners), within_s=_WITHIN_S)
         self._by_id = Lookups(store.peek_all, within_s=_WITHIN_S)
-        self._by_token = Lookups(self._owners, within_s=_WITHIN_S)
         self._alive_tokens = Lookups(self._existing, within_s=_WITHIN_S)
 
     async def by_cookie(self, cookies: Mapping[str, str]) -> Identity | None:
@@ -66,6 +73,18 @@ class StoredSessions:
         async with transaction(self._database) as connection:
             found = await ApiTokenRepository(connection).existing(token_ids)
         return [token_id in found for token_id in token_ids]
+
+
+def _persistent(ask: Question[Key, Answer]) -> Question[Key, Answer]:
+    """Ask until there is an answer. Who waits for it bounds that."""
+
+    async def ask_again(keys: Sequence[Key]) -> Sequence[Answer | Exception]:
+        while True:
+            with suppress(BusUnavailable, DatabaseUnavailable):
+                return await ask(keys)
+            await asyncio.sleep(_PAUSE_S)
+
+    return ask_again
 
 
 async def _answer(lookup: Awaitable[Answer]) -> Answer:
