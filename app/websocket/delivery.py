@@ -10,6 +10,7 @@ from typing import NamedTuple
 from app.domain import protocol
 from app.websocket import frames
 from app.websocket.connection import Connection, IsolationBreach
+from app.websocket.health import DEGRADED_AFTER_S
 from app.websocket.lane import Lane
 from app.websocket.mirror import UserView
 from app.websocket.state import StreamState
@@ -18,7 +19,7 @@ EVENT_WAITS_S = 1.0
 """How long an event waits for the state it depends on, before it goes out alone."""
 
 SNAPSHOT_DEADLINE_S = 3.0
-"""How long a snapshot may be owed before the client is told that P&L is missing."""
+"""How long a first snapshot may be owed before the client is told that P&L is missing."""
 
 
 class _Due(NamedTuple):
@@ -172,7 +173,10 @@ class Delivery:
         is_waiting = view is None and (connection.wants_pnl or connection.wants_positions)
         if is_waiting and connection.waits_since is None:
             connection.waits_since = now
-        is_overdue = is_waiting and now - (connection.waits_since or now) > SNAPSHOT_DEADLINE_S
+        # Whoever has been shown figures takes them for current until told otherwise.
+        has_figures = connection.pnl_sent or connection.positions_sent
+        patience_s = DEGRADED_AFTER_S if has_figures else SNAPSHOT_DEADLINE_S
+        is_overdue = is_waiting and now - (connection.waits_since or now) > patience_s
         if connection.status == health.version and connection.is_overdue == is_overdue:
             return []
         connection.status, connection.is_overdue = health.version, is_overdue
