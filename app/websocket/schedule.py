@@ -22,12 +22,15 @@ TURN_S = 0.005
 TOGETHER = 200
 """Connections served between two turns of the event loop."""
 
-_TOGETHER_IN_A_STORM = 80
+_TOGETHER_IN_A_STORM = 60
 """The same while others are being let in, of whom each turn takes a handful: that leaves the fan-out about
-a third of the process until they are in."""
+a quarter of the process until they are in."""
 
 _FEW_ARRIVING = 8
 """So many at once are no storm."""
+
+_STORM_S = 0.25
+"""How long one lasts after there were more: those who come in waves are between two of them."""
 
 _BUSY_SHARE = 0.7
 """The part of a core that the fan-out may use before everybody's interval grows."""
@@ -61,6 +64,7 @@ class Schedule:
         """What it costs to find that there is nothing for a connection."""
         self.arriving = 0
         """How many are in their handshakes."""
+        self._storm_until = float("-inf")
         self.skipped = 0
         """Times a connection was passed over because its client was behind."""
 
@@ -134,8 +138,7 @@ class Schedule:
         each other out of the processor's caches, which costs a sixth of the whole.
         """
         started = self._clock()
-        most = TOGETHER if self.arriving <= _FEW_ARRIVING else _TOGETHER_IN_A_STORM
-        taken = [self._ready.popleft() for _ in range(min(most, len(self._ready)))]
+        taken = [self._ready.popleft() for _ in range(min(self._most_at(started), len(self._ready)))]
         willing = [connection for connection in taken if self._is_willing(connection, started)]
         shortest_s = self._shortest_s()
         sent = 0
@@ -151,6 +154,12 @@ class Schedule:
             self.cost_s = _smooth(self.cost_s, took / sent)
         else:
             self.look_s = _smooth(self.look_s, took / len(taken))
+
+    def _most_at(self, now: float) -> int:
+        """How many connections a turn may serve."""
+        if self.arriving > _FEW_ARRIVING:
+            self._storm_until = now + _STORM_S
+        return TOGETHER if now >= self._storm_until else _TOGETHER_IN_A_STORM
 
     def _is_willing(self, connection: Connection, now: float) -> bool:
         """Whether a connection can take something."""
