@@ -44,9 +44,9 @@ def create_app(settings: Settings, lifespan: Lifespan | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     install_problems(app)
-    for router in API_ROUTERS:
+    # The stream first: a crowd that reconnects would be held against every other route.
+    for router in (endpoint.router, *API_ROUTERS):
         app.include_router(router)
-    app.include_router(endpoint.router)
     app.router.routes.append(PageRoute(_PAGE))
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
     _surround(app, settings)
