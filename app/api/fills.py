@@ -46,8 +46,10 @@ def judge_fee(
     fee: Decimal | None,
     asset: str | None,
     rate: Decimal | None,
+    *,
+    is_of_now: bool = True,
 ) -> Fee:
-    """The fee of a fill. A third asset's is valued at the rate given, else at the current price, else not yet.
+    """The fee of a fill. A third asset's is valued at the rate given, for a fill of now else at the current price.
 
     Raises Problem.
     """
@@ -63,7 +65,9 @@ def judge_fee(
         if fee.copy_abs() >= quantity:
             raise field_problem("invalid_request", "fee", "A fee in the base asset must be less than the quantity.")
         return Fee(fee, asset)
-    return Fee(fee, asset, rate or _current_rate(market, asset, instrument.settle))
+    if rate is None and is_of_now:
+        rate = _current_rate(market, asset, instrument.settle)
+    return Fee(fee, asset, rate)
 
 
 def _current_rate(market: Market, asset: str, settle: str) -> Decimal | None:
@@ -78,6 +82,11 @@ def judge_moment(web: Web, executed_at: datetime | None) -> datetime | None:
     if executed_at is not None and executed_at > web.now() + _AHEAD:
         raise field_problem("invalid_request", "executed_at", "must not be in the future")
     return executed_at
+
+
+def is_of_now(web: Web, at: datetime | None) -> bool:
+    """Whether rates of now are those of a time."""
+    return at is None or web.now() - at <= _RATE_LASTS
 
 
 def fill_of(
@@ -115,7 +124,7 @@ def judge_rate(web: Web, asset: str, currency: str, given: Decimal | None, at: d
     """
     if asset == currency:
         return None
-    if given is not None or (at is not None and web.now() - at > _RATE_LASTS):
+    if given is not None or not is_of_now(web, at):
         return given
     return web.market.live_rate(asset, currency)
 

@@ -32,6 +32,7 @@ from app.api.fills import (
     fill_change,
     fill_of,
     find_account,
+    is_of_now,
     judge_fee,
     judge_moment,
     judge_rate,
@@ -98,9 +99,10 @@ class PositionFilter(QueryParameters):
 async def open_position(web: Opened, caller: Trader, body: Opening, repetition: Repetition) -> Response:
     """Record a fill at the given or the current price."""
     instrument = web.market.instrument(body.symbol)
-    fee = judge_fee(web.market, instrument, body.quantity, body.fee, body.fee_asset, None)
     side: Literal["buy", "sell"] = "buy" if body.side == "long" else "sell"
     executed_at = judge_moment(web, body.executed_at)
+    is_fresh = is_of_now(web, executed_at)
+    fee = judge_fee(web.market, instrument, body.quantity, body.fee, body.fee_asset, None, is_of_now=is_fresh)
 
     async def work(connection: AsyncConnection) -> Change:
         # Not before: a repeated request gets its stored answer also while there is no price.

@@ -32,6 +32,7 @@ from app.api.fills import (
     fill_change,
     fill_of,
     find_account,
+    is_of_now,
     judge_fee,
     judge_moment,
     judge_rate,
@@ -120,8 +121,9 @@ class TradeFilter(QueryParameters):
 async def record_trade(web: Opened, caller: Trader, body: NewTrade, repetition: Repetition) -> Response:
     """Record a fill and answer with it and the position it left."""
     instrument = web.market.instrument(body.symbol)
-    fee = judge_fee(web.market, instrument, body.quantity, body.fee, body.fee_asset, body.fee_rate)
     executed_at = judge_moment(web, body.executed_at)
+    is_fresh = is_of_now(web, executed_at)
+    fee = judge_fee(web.market, instrument, body.quantity, body.fee, body.fee_asset, body.fee_rate, is_of_now=is_fresh)
 
     async def work(connection: AsyncConnection) -> Change:
         account = await find_account(connection, caller, body.account_id)
@@ -263,9 +265,8 @@ def _edited(web: Web, trade: Trade, body: TradeEdit, instrument: Instrument) -> 
         changes[name] = _IF_NULL[name]
     executed_at = judge_moment(web, changes.get("executed_at")) or trade.executed_at
     fill = msgspec.structs.replace(trade.fill, **{**changes, "executed_at": executed_at})
-    judged = judge_fee(web.market, instrument, fill.quantity, fill.fee, fill.fee_asset, fill.fee_rate)
-    # The rate is that of the time of the fill: where none was given, none is known.
-    fill = msgspec.structs.replace(fill, fee=judged.fee, fee_asset=judged.asset, fee_rate=judged.rate and fill.fee_rate)
+    judged = judge_fee(web.market, instrument, fill.quantity, fill.fee, fill.fee_asset, fill.fee_rate, is_of_now=False)
+    fill = msgspec.structs.replace(fill, fee=judged.fee, fee_asset=judged.asset, fee_rate=judged.rate)
     return msgspec.structs.replace(trade, fill=fill, executed_at=executed_at, revision=trade.revision + 1)
 
 

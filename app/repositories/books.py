@@ -3,10 +3,12 @@
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import date, datetime
+from decimal import Decimal
 from typing import Final
 
 import msgspec
 from sqlalchemy import ARRAY, Date, Numeric, Uuid, bindparam, select, text
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.domain.decimals import from_units, to_units
@@ -15,7 +17,7 @@ from app.domain.positions import AccountBook, AssetBook, Position, Realized, Use
 from app.domain.shards import EVERYBODY, Shard
 from app.repositories.database import snapshot, transaction
 from app.repositories.rows import POSITION_COLUMNS, position_reader
-from app.repositories.tables import day_opens, positions
+from app.repositories.tables import day_marks, day_opens, positions
 
 _IDS: Final = bindparam("ids", type_=ARRAY(Uuid(as_uuid=False)))
 
@@ -197,6 +199,17 @@ class BookRepository:
             }
             async with transaction(self._engine) as connection:
                 await connection.execute(_RECORD_DAY_BASES, parameters)
+
+    async def record_day_marks(self, day: date, marks: Mapping[str, Decimal]) -> None:
+        """Keep the price of each symbol at the start of a day; what was kept before stays."""
+        items = sorted(marks.items())
+        for start in range(0, len(items), _DAY_BASES_PER_STATEMENT):
+            rows = [
+                {"day": day, "symbol": symbol, "price": price}
+                for symbol, price in items[start : start + _DAY_BASES_PER_STATEMENT]
+            ]
+            async with transaction(self._engine) as connection:
+                await connection.execute(insert(day_marks).on_conflict_do_nothing(), rows)
 
     async def delete_day_bases_before(self, day: date) -> None:
         """Forget old days."""

@@ -28,8 +28,8 @@ from app.repositories.positions import PositionRepository
 from app.repositories.tables import positions, trades
 from app.repositories.trades import TRADE_COLUMNS, PositionsOfFill, TradeRepository, to_trade
 
-MOST_REPLAYED: Final = 100_000
-"""Fills that one request may have replayed: some seconds of work."""
+MOST_REPLAYED: Final = 50_000
+"""Fills that one request may have replayed: seconds of work, where most of them end a position."""
 
 _AT_ONCE: Final = 1000
 """More fills than these are replayed in a thread, so that the loop goes on."""
@@ -152,12 +152,10 @@ class Rewrite:
             if position.status == "open":
                 # Emptied first: its fills still point to it, and another may now be the open one.
                 await repository.correct(position, _emptied(position, self._now))
-        for position in sorted(self.after, key=lambda one: one.status == "open"):
-            before = was.get(position.position_id)
-            if before is None:
-                await repository.add(position)
-            else:
-                await repository.correct(before, position)
+        changes = [(was[one.position_id], one) for one in self.after if one.position_id in was]
+        # What is closed now comes first, for only one of a chain may be open.
+        await repository.correct_many(sorted(changes, key=lambda change: change[1].status == "open"))
+        await repository.add_many([one for one in self.after if one.position_id not in was])
 
     async def finish(self) -> None:
         """Bring fills and payments to the positions they belong to, and remove positions that nothing belongs to."""

@@ -93,6 +93,11 @@ def corrected(known: Mapping[date, int | None], changes: Mapping[date, int | Non
     return found
 
 
+def unknown_days(data: Mapping[str, Any]) -> list[date]:
+    """The days whose base is unknown after the correction that an event tells of."""
+    return [date.fromisoformat(one["day"]) for one in data.get("day_bases", ()) if one["after"] is None]
+
+
 def base_statement(correction: BaseCorrection) -> dict[str, Any]:
     """A corrected base as an event tells it: the day and the totals, null where unknown."""
     totals = [None if one is None else f"{from_units(one):f}" for one in (correction.before, correction.after)]

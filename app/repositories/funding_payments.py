@@ -5,12 +5,13 @@ from datetime import datetime
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import delete, insert, select, tuple_
+from sqlalchemy import ARRAY, DateTime, Uuid, bindparam, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.cycles import Payment
 from app.domain.ledger import Funding
 from app.repositories.paging import Place, precedes
+from app.repositories.rows import any_of
 from app.repositories.tables import funding_payments as payments
 from app.repositories.tables import funding_rates as rates
 
@@ -23,6 +24,15 @@ _COLUMNS: Final = (
     payments.c.rate,
     payments.c.amount,
     payments.c.rate_to_reporting,
+)
+
+_REMOVE: Final = text(
+    """
+    DELETE FROM funding_payments USING unnest(:ids, :times) AS gone (position_id, at)
+    WHERE funding_payments.position_id = gone.position_id AND funding_payments.at = gone.at
+    """
+).bindparams(
+    bindparam("ids", type_=ARRAY(Uuid(as_uuid=False))), bindparam("times", type_=ARRAY(DateTime(timezone=True)))
 )
 
 
@@ -59,7 +69,7 @@ class FundingPaymentRepository:
         """All payments of these positions, the oldest first."""
         if not position_ids:
             return []
-        query = select(*_COLUMNS).where(payments.c.position_id.in_(position_ids)).order_by(payments.c.at)
+        query = select(*_COLUMNS).where(any_of(payments.c.position_id, position_ids)).order_by(payments.c.at)
         return [_to_paid(row) for row in await self._connection.execute(query)]
 
     async def page(
@@ -90,10 +100,10 @@ class FundingPaymentRepository:
 
     async def remove(self, paid: Iterable[PaidFunding]) -> None:
         """Take payments away that a replay does not find."""
-        keys = [(one.position_id, one.payment.at) for one in paid]
-        if keys:
-            place = tuple_(payments.c.position_id, payments.c.at)
-            await self._connection.execute(delete(payments).where(place.in_(keys)))
+        gone = list(paid)
+        if gone:
+            parameters = {"ids": [one.position_id for one in gone], "times": [one.payment.at for one in gone]}
+            await self._connection.execute(_REMOVE, parameters)
 
 
 def _to_paid(row: Sequence[Any]) -> PaidFunding:

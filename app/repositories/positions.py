@@ -1,13 +1,13 @@
 """Positions: one row per cycle from flat to flat. Closing updates the row; it never makes one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from uuid import uuid4
 
 import msgspec
-from sqlalchemy import delete, func, insert, or_, select, update
+from sqlalchemy import bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -19,12 +19,16 @@ from app.repositories.database import violated
 from app.repositories.paging import Place, precedes
 from app.repositories.rows import (
     POSITION_COLUMNS,
+    any_of,
     converted_values,
     instrument_values,
     position_reader,
     state_values,
 )
 from app.repositories.tables import positions
+
+_AT_ONCE: Final = 1000
+"""Rows sent with one statement."""
 
 
 class PositionChanged(Exception):
@@ -57,7 +61,7 @@ class PositionRepository:
         return None if row is None else position_reader()(row)
 
     async def of_ids(self, user_id: str, position_ids: list[str]) -> list[Position]:
-        query = select(*POSITION_COLUMNS).where(positions.c.user_id == user_id, positions.c.id.in_(position_ids))
+        query = select(*POSITION_COLUMNS).where(positions.c.user_id == user_id, any_of(positions.c.id, position_ids))
         read = position_reader()
         return [read(row) for row in await self._connection.execute(query)]
 
@@ -141,24 +145,46 @@ class PositionRepository:
 
     async def add(self, position: Position) -> None:
         """Add a row as it is. Raises StandingAlready, after which the transaction is void."""
-        values = {
-            "id": position.position_id,
-            "user_id": position.user_id,
-            "account_id": position.account_id,
-            **instrument_values(position.instrument),
-            "position_side": position.position_side,
-            "strategy": position.strategy,
-            "note": position.note,
-            "take_profit": position.take_profit,
-            "stop_loss": position.stop_loss,
-            **_ledger_values(position),
-            "updated_at": position.updated_at,
-            "version": position.version,
-        }
-        await self._write(insert(positions).values(**values))
+        await self._write(insert(positions).values(**_values(position)))
+
+    async def add_many(self, added: Sequence[Position]) -> None:
+        """Add rows as they are."""
+        for start in range(0, len(added), _AT_ONCE):
+            rows = [_values(position) for position in added[start : start + _AT_ONCE]]
+            await self._connection.execute(insert(positions), rows)
+
+    async def correct_many(self, changes: Sequence[tuple[Position, Position]]) -> None:
+        """Bring rows, each from what it was read as, to what a replay makes of it. Raises PositionChanged."""
+        for start in range(0, len(changes), _AT_ONCE):
+            await self._correct_part(changes[start : start + _AT_ONCE])
+
+    async def _correct_part(self, changes: Sequence[tuple[Position, Position]]) -> None:
+        names = [*_ledger_values(changes[0][1]), "updated_at", "version"]
+        statement = (
+            update(positions)
+            .where(
+                positions.c.id == bindparam("was_id"),
+                positions.c.version == bindparam("was_version"),
+                positions.c.status == bindparam("was_status"),
+            )
+            .values({name: bindparam(f"new_{name}") for name in names})
+        )
+        rows = []
+        for before, after in changes:
+            values = {**_ledger_values(after), "updated_at": after.updated_at, "version": before.version + 1}
+            was = {"was_id": before.position_id, "was_version": before.version, "was_status": before.status}
+            rows.append({**was, **{f"new_{name}": value for name, value in values.items()}})
+        await self._connection.execute(statement, rows)
+        ids = [before.position_id for before, _ in changes]
+        query = select(positions.c.id, positions.c.version).where(any_of(positions.c.id, ids))
+        versions = {position_id: version for position_id, version in await self._connection.execute(query)}
+        for before, _ in changes:
+            # Many rows are written without an answer for each: a writer that forgot the lock is found here.
+            if versions.get(before.position_id) != before.version + 1:
+                raise PositionChanged(before.position_id)
 
     async def correct(self, before: Position, after: Position) -> None:
-        """Bring a row to what a replay makes of it. Raises PositionChanged, StandingAlready."""
+        """Bring a row to what the ledger makes of it. Raises PositionChanged, StandingAlready."""
         await self._update(before, _ledger_values(after), after.updated_at)
 
     async def retag(self, position: Position, strategy: str, now: datetime) -> Position:
@@ -182,8 +208,7 @@ class PositionRepository:
 
     async def remove(self, position_ids: list[str]) -> None:
         """Take away rows that no fill belongs to any more."""
-        query = delete(positions).where(positions.c.id.in_(position_ids))
-        await self._connection.execute(query)
+        await self._connection.execute(delete(positions).where(any_of(positions.c.id, position_ids)))
 
     async def move(
         self,
@@ -254,4 +279,22 @@ def _ledger_values(position: Position) -> dict[str, Any]:
         "status": position.status,
         "opened_at": position.opened_at,
         "closed_at": position.closed_at,
+    }
+
+
+def _values(position: Position) -> dict[str, Any]:
+    """All columns of a row."""
+    return {
+        "id": position.position_id,
+        "user_id": position.user_id,
+        "account_id": position.account_id,
+        **instrument_values(position.instrument),
+        "position_side": position.position_side,
+        "strategy": position.strategy,
+        "note": position.note,
+        "take_profit": position.take_profit,
+        "stop_loss": position.stop_loss,
+        **_ledger_values(position),
+        "updated_at": position.updated_at,
+        "version": position.version,
     }

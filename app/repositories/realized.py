@@ -58,8 +58,9 @@ class FundingReceived(msgspec.Struct, frozen=True):
 class RealizedRepository:
     """Reads within the caller's transaction; a snapshot shows one moment."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: AsyncConnection, most_fills: int = MOST_FILLS) -> None:
         self._connection = connection
+        self._most_fills = most_fills
 
     async def chains(self, wanted: Wanted) -> AsyncIterator[ChainRealized]:
         """What each chain realised, one after the other. Raises TooManyFills."""
@@ -102,7 +103,7 @@ class RealizedRepository:
                 trades.c.created_at,
                 trades.c.id,
             )
-            .limit(MOST_FILLS + 1)
+            .limit(self._most_fills + 1)
         )
         if wanted.until is not None:
             query = query.where(trades.c.executed_at < wanted.until)
@@ -110,8 +111,8 @@ class RealizedRepository:
         async with self._connection.stream(query) as rows:
             async for part in rows.partitions(_AT_ONCE):
                 count += len(part)
-                if count > MOST_FILLS:
-                    raise TooManyFills(f"there are more than {MOST_FILLS} fills to read")
+                if count > self._most_fills:
+                    raise TooManyFills(f"there are more than {self._most_fills} fills to read")
                 for row in part:
                     yield _split(row)
 

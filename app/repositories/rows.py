@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
-from sqlalchemy import func, text, type_coerce
+from sqlalchemy import ARRAY, Column, ColumnElement, Uuid, any_, func, literal, text, type_coerce
 from sqlalchemy.dialects.postgresql import JSONB
 
 from app.domain.decimals import from_units, to_units
@@ -94,6 +94,11 @@ def position_reader() -> Callable[[Sequence[Any]], Position]:
         )
 
     return read
+
+
+def any_of(column: Column[Any], ids: Sequence[str]) -> ColumnElement[bool]:
+    """Rows whose id is one of many, sent as one array: as single parameters there may not be more than 32,767."""
+    return column == any_(literal(list(ids), ARRAY(Uuid(as_uuid=False))))
 
 
 def converted_values(converted: Converted | None) -> dict[str, Any]:

@@ -60,8 +60,9 @@ class Trader:
         of: Instrument | None = None,
         *,
         is_published: bool = True,
+        executed_at: datetime | None = None,
     ) -> list[Position]:
-        """Record a fill; the event is published unless it is to be lost."""
+        """Record a fill; the event is published unless it is to be lost, of a late one as a correction."""
         of = of or instrument("BTCUSDT")
         now = datetime.now(UTC)
         async with self._engine.begin() as connection:
@@ -71,13 +72,21 @@ class Trader:
                 connection,
                 Holder(self.user_id, self.account_id, "USDT"),
                 of,
-                Fill(side=side, quantity=Decimal(quantity), price=Decimal(price), fee=Decimal("0.5")),
+                Fill(
+                    side=side,
+                    quantity=Decimal(quantity),
+                    price=Decimal(price),
+                    fee=Decimal("0.5"),
+                    executed_at=executed_at,
+                ),
                 standing,
                 source="api",
                 now=now,
                 max_open=100,
             )
         event = LedgerEvent(self.user_id, seq, "fill", now, recorded.positions, {})
+        if recorded.correction is not None:
+            event = LedgerEvent(self.user_id, seq, "correction", now, [], {})
         if is_published:
             await publish_event(self._redis, event, TIMEOUT_S)
         return recorded.positions
