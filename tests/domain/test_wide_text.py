@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from app.domain.decimals import UNITS, format_units
 from app.domain.valuation import fraction
-from app.domain.wide import High, Low, join, split
-from app.domain.wide_text import add, format_fractions, format_wide, negate
+from app.domain.wide import High, Low, add, join, negate, split
+from app.domain.wide_text import format_fractions, format_wide
 
 LONG = 200
 """More than the number from which digits are looked up for the whole column."""
