@@ -34,7 +34,7 @@ class IndexPoint(NamedTuple):
 
     at: datetime
     chain: int
-    index: Decimal
+    value: Decimal
 
 
 class Drawdown(msgspec.Struct, frozen=True, kw_only=True):

@@ -33,7 +33,7 @@ def daily_returns(points: Sequence[IndexPoint], midnights: Sequence[datetime]) -
     returns: list[Decimal] = []
     for before, after in pairwise(at_midnight):
         if before is not None and after is not None and before.chain == after.chain:
-            returns.append(DIGITS.subtract(DIGITS.divide(after.index, before.index), _ONE))
+            returns.append(DIGITS.subtract(DIGITS.divide(after.value, before.value), _ONE))
     return returns
 
 
