@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from app.api import auth, health, me, pnl, positions, symbols, trades
+from app.api import accounts, auth, health, me, pnl, positions, symbols, trades
 from app.api.middleware import BodyLimit, OriginGuard, RequestContext
 from app.api.openapi import describe
 from app.api.page import PageRoute
@@ -15,7 +15,16 @@ from app.lifespan import Lifespan, web_lifespan
 from app.settings import Settings
 from app.websocket import endpoint
 
-API_ROUTERS = (auth.router, me.router, positions.router, trades.router, pnl.router, symbols.router, health.router)
+API_ROUTERS = (
+    auth.router,
+    me.router,
+    accounts.router,
+    positions.router,
+    trades.router,
+    pnl.router,
+    symbols.router,
+    health.router,
+)
 """Every router of the REST API; a test holds the folder against it."""
 
 _PAGE = Path(__file__).resolve().parents[1] / "web" / "dist"

@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.domain.prices import Basis, ValueSource
+
 _AMOUNT = r"^-?[0-9]+(\.[0-9]+)?$"
 
 
@@ -82,6 +84,32 @@ class AccountBody(Body):
     kind: Literal["manual", "paper", "exchange"]
     currency: str
     position_mode: Literal["one_way", "hedge"]
+    valuation: Basis
+
+
+class AccountList(Body):
+    items: list[AccountBody]
+    next_cursor: str | None
+
+
+class TransferBody(Body):
+    """Money that came (positive) or went (negative)."""
+
+    transfer_id: str
+    account_id: str
+    kind: Literal["deposit", "withdrawal", "internal", "adjustment"]
+    asset: str
+    amount: str = Field(pattern=_AMOUNT)
+    rate_to_reporting: str | None = Field(pattern=_AMOUNT)
+    other_account_id: str | None
+    note: str | None
+    at: str
+    created_at: str
+
+
+class TransferList(Body):
+    items: list[TransferBody]
+    next_cursor: str | None
 
 
 class UserSettings(Body):
@@ -113,7 +141,7 @@ class PositionBody(Body):
     entry_price: str | None = Field(pattern=_AMOUNT)
     cost_basis: str = Field(pattern=_AMOUNT)
     mark_price: str | None = Field(pattern=_AMOUNT)
-    price_source: Literal["mid", "last", "mark"] | None
+    price_source: ValueSource | None
     mark_age_ms: int | None
     is_stale: bool
     market_value: str | None = Field(pattern=_AMOUNT)
@@ -126,6 +154,11 @@ class PositionBody(Body):
     funding: str = Field(pattern=_AMOUNT)
     total_pnl: str | None = Field(pattern=_AMOUNT)
     settle_asset: str
+    rate_to_reporting: str | None = Field(
+        pattern=_AMOUNT, description="Reporting units per settle unit now; null while it is not known."
+    )
+    unrealized_pnl_reported: str | None = Field(pattern=_AMOUNT)
+    realized_pnl_reported: str = Field(pattern=_AMOUNT, description="At the rates of its times.")
     strategy: str | None
     note: str | None
     take_profit: str | None = Field(pattern=_AMOUNT)
@@ -152,11 +185,13 @@ class TradeBody(Body):
     position_id: str
     opened_position_id: str | None
     side: Literal["buy", "sell"]
+    position_side: Literal["net", "long", "short"]
     quantity: str = Field(pattern=_AMOUNT)
     price: str = Field(pattern=_AMOUNT)
     fee: str = Field(pattern=_AMOUNT)
     fee_asset: str | None
     fee_rate: str | None = Field(pattern=_AMOUNT)
+    rate_to_reporting: str | None = Field(pattern=_AMOUNT)
     strategy: str | None
     source: str
     executed_at: str
@@ -183,8 +218,12 @@ class TotalsBody(Body):
     fees: str = Field(pattern=_AMOUNT)
     funding: str = Field(pattern=_AMOUNT)
     total_pnl: str = Field(pattern=_AMOUNT)
+    fx_pnl: str = Field(
+        pattern=_AMOUNT, description="What exchange rates did to balances in other assets; not in total_pnl."
+    )
+    net_deposits: str = Field(pattern=_AMOUNT)
     day_pnl: str | None = Field(pattern=_AMOUNT)
-    equity: str = Field(pattern=_AMOUNT)
+    equity: str = Field(pattern=_AMOUNT, description="net_deposits + total_pnl + fx_pnl")
     gross_exposure: str = Field(pattern=_AMOUNT)
     net_exposure: str = Field(pattern=_AMOUNT)
     is_complete: bool
@@ -195,6 +234,7 @@ class TotalsBody(Body):
 
 class AccountTotals(Body):
     account_id: str
+    name: str
     totals: TotalsBody
 
 
@@ -262,3 +302,37 @@ class Health(Body):
     failing: list[str]
     feed: FeedBody
     checks: dict[str, str] | None = None
+
+
+class PnlNode(Body):
+    """A node of the tree: the sum of its children. Figures of balances are those of accounts and of the user."""
+
+    kind: Literal["user", "account", "strategy", "symbol", "adjustments"]
+    name: str
+    unrealized_pnl: str = Field(pattern=_AMOUNT)
+    realized_pnl: str = Field(pattern=_AMOUNT)
+    realized_pnl_gross: str = Field(pattern=_AMOUNT)
+    fees: str = Field(pattern=_AMOUNT)
+    funding: str = Field(pattern=_AMOUNT)
+    total_pnl: str = Field(pattern=_AMOUNT)
+    gross_exposure: str = Field(pattern=_AMOUNT)
+    net_exposure: str = Field(pattern=_AMOUNT)
+    open_positions: int
+    is_complete: bool
+    is_stale: bool
+    unpriced: list[str]
+    fx_pnl: str | None = Field(pattern=_AMOUNT)
+    net_deposits: str | None = Field(pattern=_AMOUNT)
+    equity: str | None = Field(pattern=_AMOUNT)
+    children: list["PnlNode"]
+
+
+class PnlTree(Body):
+    """The P&L of a user by account, strategy and symbol, at one place in the stream."""
+
+    as_of_ms: int
+    epoch: int
+    seq: int
+    ledger_seq: int
+    currency: str
+    root: PnlNode

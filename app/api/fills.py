@@ -15,14 +15,17 @@ from app.api.problems import Problem, field_problem
 from app.domain.cycles import MAX_VALUE, TooLarge
 from app.domain.decimals import ZERO, to_units
 from app.domain.instruments import Instrument
-from app.domain.ledger import Fill, Side
+from app.domain.ledger import Fill, PositionSide, Side
 from app.domain.positions import Position
 from app.domain.trades import trade_statement
-from app.repositories.accounts import AccountRepository
+from app.repositories.accounts import Account, AccountRepository
 from app.repositories.fills import Holder, Recorded, record_fill
 
 _AHEAD: Final = timedelta(minutes=1)
 """How far another clock may be ahead of ours."""
+
+_RATE_LASTS: Final = timedelta(minutes=1)
+"""How long after a fill the rate of now still counts as that of its time."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ def fill_of(
     *,
     executed_at: datetime | None,
     strategy: str,
+    position_side: PositionSide = "net",
+    rate_to_reporting: Decimal | None = None,
     trade_id: str | None = None,
 ) -> Fill:
     return Fill(
@@ -95,32 +100,65 @@ def fill_of(
         executed_at=executed_at,
         trade_id=trade_id,
         strategy=strategy,
+        position_side=position_side,
+        rate_to_reporting=rate_to_reporting,
     )
 
 
-async def find_holder(connection: AsyncConnection, caller: Caller, account_id: str | None) -> Holder:
+def judge_rate(web: Web, asset: str, currency: str, given: Decimal | None, at: datetime | None) -> Decimal | None:
+    """What a unit of an asset is worth in the reporting currency at a time.
+
+    None where nothing has to be converted, and where nobody knows: the rate of
+    now is not that of last week.
+    """
+    if asset == currency:
+        return None
+    if given is not None or (at is not None and web.now() - at > _RATE_LASTS):
+        return given
+    return web.market.live_rate(asset, currency)
+
+
+def judge_side(account: Account, asked: PositionSide | None, default: PositionSide | None = None) -> PositionSide:
+    """The leg that a fill is for: always ``net`` in one-way mode, one of two in hedge mode. Raises Problem."""
+    if account.position_mode == "one_way":
+        if asked not in {None, "net"}:
+            raise field_problem("invalid_request", "position_side", "The account is in one-way mode: only net.")
+        return "net"
+    side = asked or default
+    if side is None or side == "net":
+        raise field_problem("invalid_request", "position_side", "The account is in hedge mode: long or short.")
+    return side
+
+
+async def accounts_of(connection: AsyncConnection, caller: Caller) -> dict[str, Account]:
+    """The caller's accounts by id."""
+    return {account.account_id: account for account in await AccountRepository(connection).of_user(caller.user_id)}
+
+
+async def find_account(connection: AsyncConnection, caller: Caller, account_id: str | None) -> Account:
     """The account asked for, or the default one. Raises Problem for one that is not the caller's."""
     accounts = await AccountRepository(connection).of_user(caller.user_id)
-    ids = [account.account_id for account in accounts]
     if account_id is None:
-        return Holder(caller.user_id, ids[0])
-    if account_id not in ids:
-        raise Problem("not_found", "There is no such account.")
-    return Holder(caller.user_id, account_id)
+        return accounts[0]
+    for account in accounts:
+        if account.account_id == account_id:
+            return account
+    raise Problem("not_found", "There is no such account.")
 
 
 async def book(
     web: Web,
     connection: AsyncConnection,
-    holder: Holder,
+    caller: Caller,
+    account: Account,
     instrument: Instrument,
     fill: Fill,
     standing: Position | None,
 ) -> Recorded:
-    """Record a fill within the bounds of the system. Raises Problem, TooLarge, TooManyPositions."""
+    """Record a fill within the bounds of the system. Raises Problem, TooLarge, TooManyPositions, ContradictoryFill."""
     recorded = await record_fill(
         connection,
-        holder,
+        Holder(caller.user_id, account.account_id, account.currency),
         instrument,
         fill,
         standing,
@@ -129,16 +167,17 @@ async def book(
         max_open=web.policy.max_open_positions,
     )
     for position in recorded.positions:
-        market_value = web.market.value(position).market_value
-        if market_value is not None and abs(market_value) > to_units(MAX_VALUE):
-            raise TooLarge(f"a position may not be worth more than {MAX_VALUE:f}")
+        valued = web.market.value(position, account)
+        for worth in (valued.value.market_value, valued.reported.market_value):
+            if worth is not None and abs(worth) > to_units(MAX_VALUE):
+                raise TooLarge(f"a position may not be worth more than {MAX_VALUE:f}")
     return recorded
 
 
-def fill_change(web: Web, recorded: Recorded, body: dict[str, Any], status: int) -> Change:
+def fill_change(web: Web, recorded: Recorded, account: Account, body: dict[str, Any], status: int) -> Change:
     """The event and the answer of a recorded fill."""
     data = {
         "trade": trade_statement(recorded.trade),
-        "positions": [web.market.statement(position) for position in recorded.positions],
+        "positions": [web.market.statement(position, account) for position in recorded.positions],
     }
     return Change("fill", recorded.positions, data, body, status)

@@ -1,12 +1,16 @@
 """The caller: user, accounts, settings."""
 
-import msgspec
 from fastapi import Response
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.api import bodies
+from app.api.accounts import account_statement
 from app.api.answers import json_answer
-from app.api.authentication import Reader
+from app.api.authentication import Reader, Trader
 from app.api.context import Opened
+from app.api.fields import Asset, RequestBody
+from app.api.ledger_writes import Change, change_ledger
+from app.api.problems import Problem, field_problem
 from app.api.routing import new_router
 from app.domain.statements import timestamp
 from app.repositories.accounts import AccountRepository
@@ -14,6 +18,12 @@ from app.repositories.database import transaction
 from app.repositories.users import UserGone, UserRepository
 
 router = new_router("/api/v1", "me")
+
+
+class MeEdit(RequestBody):
+    """What to change of the caller. The currency only before the first trade and the first transfer."""
+
+    currency: Asset
 
 
 @router.get("/me", response_model=bodies.Me)
@@ -30,11 +40,28 @@ async def get_me(web: Opened, caller: Reader) -> Response:
             "username": user.username,
             "created_at": timestamp(user.created_at),
             "scopes": sorted(caller.scopes),
-            "accounts": [msgspec.structs.asdict(account) for account in accounts],
+            "accounts": [account_statement(account) for account in accounts],
             "settings": {
-                "currency": web.policy.reporting_currency,
+                "currency": accounts[0].currency,
                 "stale_after_ms": web.policy.stale_after_ms,
                 "max_open_positions": web.policy.max_open_positions,
             },
         }
     )
+
+
+@router.patch("/me", response_model=bodies.AccountList)
+async def edit_me(web: Opened, caller: Trader, body: MeEdit) -> Response:
+    """Choose the currency that everything is reported in; the answer is the accounts with it."""
+    if body.currency not in web.market.listings.assets:
+        raise field_problem("invalid_request", "currency", f"{body.currency!a} is no asset that the exchange lists.")
+
+    async def work(connection: AsyncConnection) -> Change:
+        repository = AccountRepository(connection)
+        if await repository.has_history(caller.user_id):
+            raise Problem("account_in_use", "The currency can be chosen before the first trade and the first transfer.")
+        await repository.change_currency(caller.user_id, body.currency)
+        accounts = [account_statement(account) for account in await repository.of_user(caller.user_id)]
+        return Change("account", [], {"accounts": accounts}, {"items": accounts, "next_cursor": None})
+
+    return await change_ledger(web, caller, work)

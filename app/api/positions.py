@@ -23,14 +23,23 @@ from app.api.fields import (
     SymbolName,
     is_id,
 )
-from app.api.fills import book, fill_change, fill_of, find_holder, judge_fee, judge_moment
+from app.api.fills import (
+    accounts_of,
+    book,
+    fill_change,
+    fill_of,
+    find_account,
+    judge_fee,
+    judge_moment,
+    judge_rate,
+    judge_side,
+)
 from app.api.ledger_writes import Change, Repetition, change_ledger
 from app.api.paging import Cursor, Limit, page_by_place, place_of
 from app.api.problems import Problem, field_problem
 from app.api.routing import new_router
 from app.domain.positions import Position
 from app.repositories.database import transaction
-from app.repositories.fills import Holder
 from app.repositories.paging import Place
 from app.repositories.positions import PositionEdit, PositionRepository
 
@@ -49,6 +58,7 @@ class Opening(RequestBody):
     account_id: Id | None = None
     strategy: Strategy | None = None
     executed_at: Moment | None = None
+    rate_to_reporting: PositiveAmount | None = None
 
 
 class Closing(RequestBody):
@@ -91,14 +101,23 @@ async def open_position(web: Opened, caller: Trader, body: Opening, repetition: 
     async def work(connection: AsyncConnection) -> Change:
         # Not before: a repeated request gets its stored answer also while there is no price.
         price = body.price or web.market.live_price(body.symbol)
-        fill = fill_of(side, body.quantity, price, fee, executed_at=executed_at, strategy=body.strategy or "")
-        holder = await find_holder(connection, caller, body.account_id)
-        standing = await PositionRepository(connection).standing(
-            holder.user_id, holder.account_id, instrument.symbol, fill.strategy
+        account = await find_account(connection, caller, body.account_id)
+        fill = fill_of(
+            side,
+            body.quantity,
+            price,
+            fee,
+            executed_at=executed_at,
+            strategy=body.strategy or "",
+            position_side=judge_side(account, None, body.side),
+            rate_to_reporting=judge_rate(web, instrument.settle, account.currency, body.rate_to_reporting, executed_at),
         )
-        recorded = await book(web, connection, holder, instrument, fill, standing)
+        standing = await PositionRepository(connection).standing(
+            caller.user_id, account.account_id, instrument.symbol, fill.strategy, fill.position_side
+        )
+        recorded = await book(web, connection, caller, account, instrument, fill, standing)
         position = recorded.position
-        change = fill_change(web, recorded, web.market.statement(position), 201)
+        change = fill_change(web, recorded, account, web.market.statement(position, account), 201)
         location = {"Location": f"/api/v1/positions/{position.position_id}", "ETag": _etag(position)}
         return Change(change.kind, change.positions, change.data, change.body, change.status, location)
 
@@ -119,7 +138,10 @@ async def list_positions(web: Opened, caller: Reader, wanted: Annotated[Position
             account_id=wanted.account_id,
             strategy=wanted.strategy,
         )
-    return page_by_place(rows, wanted.limit, _place, web.market.statement)
+        accounts = await accounts_of(connection, caller)
+    return page_by_place(
+        rows, wanted.limit, _place, lambda position: web.market.statement(position, accounts[position.account_id])
+    )
 
 
 @router.get("/{position_id}", response_model=bodies.PositionBody)
@@ -127,7 +149,8 @@ async def get_position(web: Opened, caller: Reader, position_id: str) -> Respons
     """One position, with its version as ETag."""
     async with transaction(web.database) as connection:
         position = await _find(connection, caller, position_id)
-    return json_answer(web.market.statement(position), headers={"ETag": _etag(position)})
+        account = await find_account(connection, caller, position.account_id)
+    return json_answer(web.market.statement(position, account), headers={"ETag": _etag(position)})
 
 
 @router.patch("/{position_id}", response_model=bodies.PositionBody)
@@ -151,7 +174,7 @@ async def edit_position(
                 "version_mismatch", "The position has changed. Read it again.", headers={"ETag": _etag(position)}
             )
         edited = await PositionRepository(connection).edit(position, _apply(body, position), now=web.now())
-        statement = web.market.statement(edited)
+        statement = web.market.statement(edited, await find_account(connection, caller, edited.account_id))
         return Change("position", [edited], {"position": statement}, statement, headers={"ETag": _etag(edited)})
 
     return await change_ledger(web, caller, work)
@@ -174,11 +197,20 @@ async def close_position(
         price = wanted.price or web.market.live_price(position.symbol)
         fee = judge_fee(web.market, position.instrument, quantity, wanted.fee, wanted.fee_asset, None)
         side: Literal["buy", "sell"] = "sell" if position.side == "long" else "buy"
-        fill = fill_of(side, quantity, price, fee, executed_at=None, strategy=position.strategy)
-        holder = Holder(caller.user_id, position.account_id)
-        recorded = await book(web, connection, holder, position.instrument, fill, position)
+        account = await find_account(connection, caller, position.account_id)
+        fill = fill_of(
+            side,
+            quantity,
+            price,
+            fee,
+            executed_at=None,
+            strategy=position.strategy,
+            position_side=position.position_side,
+            rate_to_reporting=judge_rate(web, position.instrument.settle, account.currency, None, None),
+        )
+        recorded = await book(web, connection, caller, account, position.instrument, fill, position)
         closed = recorded.positions[0]
-        change = fill_change(web, recorded, web.market.statement(closed), 200)
+        change = fill_change(web, recorded, account, web.market.statement(closed, account), 200)
         return Change(change.kind, change.positions, change.data, change.body, 200, {"ETag": _etag(closed)})
 
     return await change_ledger(web, caller, work, repetition)

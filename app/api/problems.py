@@ -13,6 +13,9 @@ from starlette.responses import Response
 from app.api.passwords import TooBusy
 from app.bus.connection import BusUnavailable
 from app.domain.cycles import TooLarge
+from app.domain.ledger import ContradictoryFill
+from app.repositories.accounts import NameTaken
+from app.repositories.books import TooManyLeaves
 from app.repositories.database import DatabaseUnavailable
 from app.repositories.fills import TooManyPositions
 from app.repositories.positions import PositionChanged, StandingAlready
@@ -38,6 +41,9 @@ KINDS: Final[Mapping[str, tuple[int, str]]] = {
     "position_closed": (409, "The position is closed"),
     "position_exists": (409, "A position stands there already"),
     "too_many_positions": (409, "Too many open positions"),
+    "name_taken": (409, "This name is taken"),
+    "account_in_use": (409, "The account is in use"),
+    "too_many_accounts": (409, "Too many accounts"),
     "too_many_tokens": (409, "Too many tokens"),
     "idempotency_conflict": (409, "The key was used for another request"),
     "version_mismatch": (412, "The position has changed"),
@@ -171,6 +177,9 @@ _TRANSLATIONS: Final[Mapping[type[Exception], Any]] = {
     TooBusy: lambda _: unavailable("busy", "Too many passwords are being checked."),
     UserGone: lambda _: Problem("not_authenticated", "This user does not exist or is not active."),
     TooLarge: lambda error: Problem("out_of_range", f"{error}."),
+    ContradictoryFill: lambda error: Problem("exceeds_position", f"{str(error).capitalize()}."),
+    NameTaken: lambda _: Problem("name_taken", "Another of your accounts has this name."),
+    TooManyLeaves: lambda _: Problem("out_of_range", "There are too many symbols and strategies for one tree."),
     TooManyPositions: lambda _: Problem("too_many_positions", "Close a position before opening another."),
     PositionChanged: lambda _: Problem("version_mismatch", "The position has changed. Read it again."),
     StandingAlready: lambda _: Problem(

@@ -6,7 +6,7 @@ from fastapi import Query, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.api import bodies
-from app.api.authentication import Reader, Trader
+from app.api.authentication import Caller, Reader, Trader
 from app.api.context import Opened, Web
 from app.api.fields import (
     Asset,
@@ -20,14 +20,15 @@ from app.api.fields import (
     Strategy,
     SymbolName,
 )
-from app.api.fills import book, fill_change, fill_of, find_holder, judge_fee, judge_moment
+from app.api.fills import book, fill_change, fill_of, find_account, judge_fee, judge_moment, judge_rate, judge_side
 from app.api.ledger_writes import Change, Repetition, Unchanged, change_ledger
 from app.api.paging import Cursor, Limit, page_by_place, place_of
 from app.api.routing import new_router
+from app.domain.ledger import PositionSide
 from app.domain.positions import Position
 from app.domain.trades import Trade, trade_statement
+from app.repositories.accounts import Account
 from app.repositories.database import transaction
-from app.repositories.fills import Holder
 from app.repositories.paging import Place
 from app.repositories.positions import PositionRepository
 from app.repositories.trades import TradeRepository
@@ -49,6 +50,8 @@ class NewTrade(RequestBody):
     trade_id: ExternalId | None = None
     account_id: Id | None = None
     strategy: Strategy | None = None
+    position_side: PositionSide | None = None
+    rate_to_reporting: PositiveAmount | None = None
 
 
 class TradeFilter(QueryParameters):
@@ -72,26 +75,32 @@ async def record_trade(web: Opened, caller: Trader, body: NewTrade, repetition: 
     """Record a fill and answer with it and the position it left."""
     instrument = web.market.instrument(body.symbol)
     fee = judge_fee(web.market, instrument, body.quantity, body.fee, body.fee_asset, body.fee_rate)
-    fill = fill_of(
-        body.side,
-        body.quantity,
-        body.price,
-        fee,
-        executed_at=judge_moment(web, body.executed_at),
-        strategy=body.strategy or "",
-        trade_id=body.trade_id,
-    )
+    executed_at = judge_moment(web, body.executed_at)
 
     async def work(connection: AsyncConnection) -> Change:
-        holder = await find_holder(connection, caller, body.account_id)
-        if fill.trade_id is not None:
-            await _refuse_known(web, connection, holder, instrument.symbol, fill.trade_id)
-        standing = await PositionRepository(connection).standing(
-            holder.user_id, holder.account_id, instrument.symbol, fill.strategy
+        account = await find_account(connection, caller, body.account_id)
+        fill = fill_of(
+            body.side,
+            body.quantity,
+            body.price,
+            fee,
+            executed_at=executed_at,
+            strategy=body.strategy or "",
+            position_side=judge_side(account, body.position_side),
+            rate_to_reporting=judge_rate(web, instrument.settle, account.currency, body.rate_to_reporting, executed_at),
+            trade_id=body.trade_id,
         )
-        recorded = await book(web, connection, holder, instrument, fill, standing)
-        answer = {"trade": trade_statement(recorded.trade), "position": web.market.statement(recorded.position)}
-        return fill_change(web, recorded, answer, 201)
+        if fill.trade_id is not None:
+            await _refuse_known(web, connection, caller, account, instrument.symbol, fill.trade_id)
+        standing = await PositionRepository(connection).standing(
+            caller.user_id, account.account_id, instrument.symbol, fill.strategy, fill.position_side
+        )
+        recorded = await book(web, connection, caller, account, instrument, fill, standing)
+        answer = {
+            "trade": trade_statement(recorded.trade),
+            "position": web.market.statement(recorded.position, account),
+        }
+        return fill_change(web, recorded, account, answer, 201)
 
     return await change_ledger(web, caller, work, repetition)
 
@@ -113,15 +122,17 @@ async def list_trades(web: Opened, caller: Reader, wanted: Annotated[TradeFilter
     return page_by_place(rows, wanted.limit, _place, trade_statement)
 
 
-async def _refuse_known(web: Web, connection: AsyncConnection, holder: Holder, symbol: str, trade_id: str) -> None:
+async def _refuse_known(
+    web: Web, connection: AsyncConnection, caller: Caller, account: Account, symbol: str, trade_id: str
+) -> None:
     """Raise Unchanged with the stored trade if it was recorded before. The user's lock is held, so nobody races."""
-    known = await TradeRepository(connection).find(holder.account_id, symbol, trade_id)
+    known = await TradeRepository(connection).find(account.account_id, symbol, trade_id)
     if known is None:
         return
     position_id = known.opened_position_id or known.position_id
-    position: Position | None = await PositionRepository(connection).get(holder.user_id, position_id)
+    position: Position | None = await PositionRepository(connection).get(caller.user_id, position_id)
     assert position is not None  # A foreign key holds it.
-    raise Unchanged({"trade": trade_statement(known), "position": web.market.statement(position)}, 200, {})
+    raise Unchanged({"trade": trade_statement(known), "position": web.market.statement(position, account)}, 200, {})
 
 
 def _place(trade: Trade) -> Place:

@@ -41,6 +41,8 @@ class Fill(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     negative is a rebate. ``fee_rate`` is settle units per fee unit at the time
     of the fill, needed only for an asset that is neither settle nor, on a spot
     market, base. ``trade_id`` is the exchange's: the same one is the same fill.
+    ``rate_to_reporting`` is what a unit of the settle asset was worth at the time in
+    the reporting currency; no arithmetic of this module needs it.
     """
 
     side: Side
@@ -53,6 +55,7 @@ class Fill(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     trade_id: str | None = None
     strategy: str = ""
     position_side: PositionSide = "net"
+    rate_to_reporting: Decimal | None = None
 
     @property
     def signed_qty(self) -> Decimal:
@@ -314,8 +317,7 @@ class Leg:
     def book(self, fill: Fill) -> None:
         """Book a fill. Raises ContradictoryFill where it turns a long leg short or a short leg long."""
         after = self._after(fill)
-        if self._position_side != "net":
-            _refuse_wrong_side(self._position_side, after)
+        refuse_wrong_side(self._position_side, after)
         self.state = after
 
     def fund(self, stamp: Funding) -> None:
@@ -441,6 +443,9 @@ class _ReplayedLeg:
             self._states[self._last] = self._leg.describe(self._states[self._last].index, self._marks)
 
 
-def _refuse_wrong_side(position_side: PositionSide, state: LedgerState) -> None:
+def refuse_wrong_side(position_side: PositionSide, state: LedgerState) -> None:
+    """Refuse a long leg that is short, or a short leg that is long. Raises ContradictoryFill."""
+    if position_side == "net":
+        return
     if state.signed_qty < 0 if position_side == "long" else state.signed_qty > 0:
         raise ContradictoryFill(f"the {position_side} leg does not hold that much")

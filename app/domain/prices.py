@@ -5,8 +5,18 @@ from typing import Literal
 
 import msgspec
 
+from app.domain.decimals import exact
+
 PriceSource = Literal["mid", "last", "mark"]
+Basis = Literal["auto", "mid", "last", "mark", "exit"]
+"""What values an account's positions. ``auto``: marks for perpetuals, the middle for spot. ``exit``: what closing
+would meet, so the bid for a long and the ask for a short."""
+
 FeedState = Literal["live", "stale", "down", "simulated"]
+
+
+ValueSource = Literal["mid", "last", "mark", "bid", "ask"]
+"""What a price that values a position is."""
 
 
 class Price(msgspec.Struct, frozen=True, array_like=True):
@@ -30,6 +40,23 @@ class Price(msgspec.Struct, frozen=True, array_like=True):
     received_ms: int
     fresh_ms: int
 
+    def on_basis(self, basis: Basis, *, is_long: bool) -> tuple[Decimal, ValueSource] | None:
+        """The price that values a position on a basis, and what it is; None where the exchange gives no such price."""
+        if basis == "auto":
+            return self.price, self.source
+        if basis == "exit":
+            side: ValueSource = "bid" if is_long else "ask"
+            return _named(self.bid if is_long else self.ask, side)
+        if basis == "mid":
+            return _named(self._mid(), "mid")
+        return _named(self.last if basis == "last" else self.mark, basis)
+
+    def _mid(self) -> Decimal | None:
+        if self.bid is None or self.ask is None:
+            return None
+        with exact():
+            return (self.bid + self.ask) / 2
+
     def age_ms(self, as_of_ms: int) -> int:
         """How long before ``as_of_ms`` (same clock) this price was certainly right."""
         return max(0, as_of_ms - self.fresh_ms)
@@ -37,6 +64,10 @@ class Price(msgspec.Struct, frozen=True, array_like=True):
     def is_stale(self, as_of_ms: int, stale_after_ms: int) -> bool:
         """Whether the price is too old to be shown as live."""
         return as_of_ms - self.fresh_ms > stale_after_ms
+
+
+def _named(price: Decimal | None, source: ValueSource) -> tuple[Decimal, ValueSource] | None:
+    return None if price is None else (price, source)
 
 
 class Feed(msgspec.Struct, frozen=True):

@@ -8,8 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.cycles import book_fill
 from app.domain.instruments import Instrument
-from app.domain.ledger import Fill
-from app.domain.positions import Position
+from app.domain.ledger import FLAT, Fill, refuse_wrong_side
+from app.domain.positions import Converted, Position
 from app.domain.trades import Trade
 from app.repositories.positions import PositionRepository
 from app.repositories.trades import TradeRepository
@@ -18,10 +18,11 @@ Source = Literal["api", "import", "paper", "seed"]
 
 
 class Holder(msgspec.Struct, frozen=True):
-    """For whom a fill is recorded."""
+    """For whom a fill is recorded, and the currency it is reported in."""
 
     user_id: str
     account_id: str
+    currency: str
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -56,14 +57,21 @@ async def record_fill(
     The caller holds the user's lock (``UserRepository.advance``).
 
     Raises:
-        app.domain.cycles.TooLarge, TooManyPositions, PositionChanged.
+        app.domain.cycles.TooLarge, app.domain.ledger.ContradictoryFill,
+        TooManyPositions, PositionChanged.
     """
     repository = PositionRepository(connection)
     at = fill.executed_at or now
     booked = book_fill(instrument, None if standing is None else standing.state, fill)
+    for state in (booked.standing, booked.opened):
+        if state is not None:
+            refuse_wrong_side(fill.position_side, state)
     changed: list[Position] = []
     if standing is not None and booked.standing is not None:
-        changed.append(await repository.move(standing, booked.standing, at=at, now=now))
+        converted = standing.converted and standing.converted.after(
+            standing.state, booked.standing, fill.rate_to_reporting
+        )
+        changed.append(await repository.move(standing, booked.standing, converted, at=at, now=now))
     if booked.opened is not None:
         if not changed and await repository.count_open(holder.user_id) >= max_open:
             raise TooManyPositions
@@ -73,7 +81,11 @@ async def record_fill(
                 account_id=holder.account_id,
                 instrument=instrument,
                 strategy=fill.strategy,
+                position_side=fill.position_side,
                 state=booked.opened,
+                converted=None
+                if instrument.settle == holder.currency
+                else Converted().after(FLAT, booked.opened, fill.rate_to_reporting),
                 at=at,
                 now=now,
             )

@@ -12,11 +12,17 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.instruments import Instrument
-from app.domain.ledger import LedgerState
-from app.domain.positions import Position
+from app.domain.ledger import LedgerState, PositionSide
+from app.domain.positions import Converted, Position
 from app.repositories.database import violated
 from app.repositories.paging import Place, precedes
-from app.repositories.rows import POSITION_COLUMNS, instrument_values, position_reader, state_values
+from app.repositories.rows import (
+    POSITION_COLUMNS,
+    converted_values,
+    instrument_values,
+    position_reader,
+    state_values,
+)
 from app.repositories.tables import positions
 
 
@@ -54,18 +60,25 @@ class PositionRepository:
         read = position_reader()
         return [read(row) for row in await self._connection.execute(query)]
 
-    async def standing(self, user_id: str, account_id: str, symbol: str, strategy: str) -> Position | None:
+    async def standing(
+        self, user_id: str, account_id: str, symbol: str, strategy: str, position_side: PositionSide = "net"
+    ) -> Position | None:
         """The open position that a fill adds to or takes from."""
         query = select(*POSITION_COLUMNS).where(
             positions.c.user_id == user_id,
             positions.c.account_id == account_id,
             positions.c.symbol == symbol,
-            positions.c.position_side == "net",
+            positions.c.position_side == position_side,
             positions.c.strategy == strategy,
             positions.c.status == "open",
         )
         row = (await self._connection.execute(query)).one_or_none()
         return None if row is None else position_reader()(row)
+
+    async def is_anything_open(self, account_id: str) -> bool:
+        """Whether an account holds anything."""
+        query = select(positions.c.id).where(positions.c.account_id == account_id, positions.c.status == "open")
+        return await self._connection.scalar(query.limit(1)) is not None
 
     async def count_open(self, user_id: str) -> int:
         query = select(func.count()).where(positions.c.user_id == user_id, positions.c.status == "open")
@@ -101,7 +114,9 @@ class PositionRepository:
         account_id: str,
         instrument: Instrument,
         strategy: str,
+        position_side: PositionSide,
         state: LedgerState,
+        converted: Converted | None,
         at: datetime,
         now: datetime,
     ) -> Position:
@@ -112,6 +127,8 @@ class PositionRepository:
             account_id=account_id,
             instrument=instrument,
             state=state,
+            converted=converted,
+            position_side=position_side,
             strategy=strategy,
             status="closed" if state.is_flat else "open",
             opened_at=at,
@@ -123,8 +140,10 @@ class PositionRepository:
             "user_id": user_id,
             "account_id": account_id,
             **instrument_values(instrument),
+            "position_side": position_side,
             "strategy": strategy,
             **state_values(state),
+            **converted_values(converted),
             "status": position.status,
             "opened_at": at,
             "updated_at": now,
@@ -134,17 +153,31 @@ class PositionRepository:
         await self._write(insert(positions).values(**values))
         return position
 
-    async def move(self, position: Position, state: LedgerState, *, at: datetime, now: datetime) -> Position:
+    async def move(
+        self,
+        position: Position,
+        state: LedgerState,
+        converted: Converted | None,
+        *,
+        at: datetime,
+        now: datetime,
+    ) -> Position:
         """Bring an open position to a new state; flat ends it. Raises PositionChanged."""
         moved = msgspec.structs.replace(
             position,
             state=state,
+            converted=converted,
             status="closed" if state.is_flat else "open",
             updated_at=now,
             closed_at=at if state.is_flat else None,
             version=position.version + 1,
         )
-        values = {**state_values(state), "status": moved.status, "closed_at": moved.closed_at}
+        values = {
+            **state_values(state),
+            **converted_values(converted),
+            "status": moved.status,
+            "closed_at": moved.closed_at,
+        }
         await self._update(position, values, now)
         return moved
 

@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from app.domain.decimals import from_units, to_units
 from app.domain.instruments import Instrument
 from app.domain.ledger import LedgerState
-from app.domain.positions import Position
+from app.domain.positions import Converted, Position
 from app.repositories.tables import positions
 
 POSITION_COLUMNS: Final = (
@@ -42,6 +42,10 @@ POSITION_COLUMNS: Final = (
     positions.c.updated_at,
     positions.c.closed_at,
     positions.c.version,
+    positions.c.converted_gross,
+    positions.c.converted_fees,
+    positions.c.converted_funding,
+    positions.c.is_converted,
 )
 
 _INSTRUMENT: Final = slice(3, 11)
@@ -58,7 +62,7 @@ def position_reader() -> Callable[[Sequence[Any]], Position]:
         if instrument is None:
             instrument = instruments[listed] = _instrument(listed)
         (side, strategy, signed_qty, cost, cash, fees, funding, unpriced, *rest) = row[11:]
-        note, take_profit, stop_loss, status, opened_at, updated_at, closed_at, version = rest
+        note, take_profit, stop_loss, status, opened_at, updated_at, closed_at, version, *converted = rest
         return Position(
             position_id=row[0],
             user_id=row[1],
@@ -82,9 +86,25 @@ def position_reader() -> Callable[[Sequence[Any]], Position]:
             updated_at=updated_at,
             closed_at=closed_at,
             version=version,
+            converted=_converted(converted),
         )
 
     return read
+
+
+def converted_values(converted: Converted | None) -> dict[str, Any]:
+    """The columns of what was realised in the reporting currency, with the figures that are published of it."""
+    if converted is None:
+        return {}
+    return {
+        "converted_gross": converted.gross,
+        "converted_fees": converted.fees,
+        "converted_funding": converted.funding,
+        "is_converted": converted.is_complete,
+        "reported_gross": from_units(to_units(converted.gross)),
+        "reported_fees": from_units(to_units(converted.fees)),
+        "reported_funding": from_units(to_units(converted.funding)),
+    }
 
 
 def state_values(state: LedgerState) -> dict[str, Any]:
@@ -114,6 +134,11 @@ def instrument_values(instrument: Instrument) -> dict[str, Any]:
         "tick_size": instrument.tick_size,
         "step_size": instrument.step_size,
     }
+
+
+def _converted(values: Sequence[Any]) -> Converted | None:
+    gross, fees, funding, is_complete = values
+    return None if gross is None else Converted(gross=gross, fees=fees, funding=funding, is_complete=is_complete)
 
 
 def _instrument(listed: tuple[Any, ...]) -> Instrument:

@@ -76,10 +76,13 @@ accounts = Table(
     Column("kind", Text, nullable=False),
     Column("currency", Text, nullable=False),
     Column("position_mode", Text, nullable=False, server_default=text("'one_way'")),
+    # What values the positions (app.domain.prices.Basis).
+    Column("valuation", Text, nullable=False, server_default=text("'auto'")),
     Column("created_at", _TIME, nullable=False, server_default=func.now()),
     UniqueConstraint("user_id", "name"),
     CheckConstraint("kind IN ('manual', 'paper', 'exchange')", name="kind"),
     CheckConstraint("position_mode IN ('one_way', 'hedge')", name="position_mode"),
+    CheckConstraint("valuation IN ('auto', 'mid', 'last', 'mark', 'exit')", name="valuation"),
 )
 
 positions = Table(
@@ -108,6 +111,14 @@ positions = Table(
     Column("realized_pnl_gross", Numeric, nullable=False),
     Column("fees_published", Numeric, nullable=False),
     Column("funding_published", Numeric, nullable=False),
+    # In the reporting currency at the rates of their times; null where the settle asset is that currency.
+    Column("converted_gross", Numeric),
+    Column("converted_fees", Numeric),
+    Column("converted_funding", Numeric),
+    Column("is_converted", Boolean, nullable=False, server_default=text("true")),
+    Column("reported_gross", Numeric),
+    Column("reported_fees", Numeric),
+    Column("reported_funding", Numeric),
     Column("note", Text, nullable=False, server_default=text("''")),
     Column("take_profit", Numeric),
     Column("stop_loss", Numeric),
@@ -124,6 +135,11 @@ positions = Table(
     CheckConstraint("version >= 1", name="version"),
     _finite(
         "signed_qty", "cost", "cash", "fees", "funding", "realized_pnl_gross", "fees_published", "funding_published"
+    ),
+    CheckConstraint(
+        "num_nulls(converted_gross, converted_fees, converted_funding,"
+        " reported_gross, reported_fees, reported_funding) IN (0, 6)",
+        name="converted_whole",
     ),
     _positive("multiplier", "tick_size", "step_size", "take_profit", "stop_loss"),
 )
@@ -160,11 +176,15 @@ trades = Table(
     Column("executed_at", _TIME, nullable=False),
     Column("trade_id", Text),
     Column("strategy", Text, nullable=False, server_default=text("''")),
+    Column("position_side", Text, nullable=False, server_default=text("'net'")),
+    # Reporting units per settle unit at the time of the fill; null where none is needed, or none was known.
+    Column("rate_to_reporting", Numeric),
     Column("source", Text, nullable=False),
     Column("created_at", _TIME, nullable=False, server_default=func.now()),
     CheckConstraint("side IN ('buy', 'sell')", name="side"),
+    CheckConstraint("position_side IN ('net', 'long', 'short')", name="position_side"),
     _finite("fee"),
-    _positive("quantity", "price", "fee_rate"),
+    _positive("quantity", "price", "fee_rate", "rate_to_reporting"),
 )
 Index(
     "uq_trades_trade_id",
@@ -178,6 +198,35 @@ Index("ix_trades_user_executed", trades.c.user_id, trades.c.executed_at, trades.
 Index("ix_trades_user_symbol_executed", trades.c.user_id, trades.c.symbol, trades.c.executed_at, trades.c.id)
 Index("ix_trades_position", trades.c.position_id)
 Index("ix_trades_opened_position", trades.c.opened_position_id, postgresql_where=text("opened_position_id IS NOT NULL"))
+
+# Money that came or went without a trade. An adjustment counts as profit, the others as flows.
+transfers = Table(
+    "transfers",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("user_id", _ID, ForeignKey("users.id"), nullable=False),
+    Column("account_id", _ID, ForeignKey("accounts.id"), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("asset", Text, nullable=False),
+    # Signed: what came is positive, what went negative.
+    Column("amount", Numeric, nullable=False),
+    # Reporting units per unit of the asset at its time; null where none was known.
+    Column("rate_to_reporting", Numeric),
+    # The amount at that rate, rounded to 1e-18 as published.
+    Column("reported", Numeric),
+    Column("note", Text, nullable=False, server_default=text("''")),
+    # The other account of a transfer between two of the same user.
+    Column("other_account_id", _ID, ForeignKey("accounts.id")),
+    Column("at", _TIME, nullable=False),
+    Column("created_at", _TIME, nullable=False, server_default=func.now()),
+    CheckConstraint("kind IN ('deposit', 'withdrawal', 'internal', 'adjustment')", name="kind"),
+    CheckConstraint("(kind = 'internal') = (other_account_id IS NOT NULL)", name="other_account"),
+    CheckConstraint("(rate_to_reporting IS NULL) = (reported IS NULL)", name="reported"),
+    _finite("amount"),
+    _positive("rate_to_reporting"),
+)
+Index("ix_transfers_account_at", transfers.c.account_id, transfers.c.at, transfers.c.id)
+Index("ix_transfers_user", transfers.c.user_id)
 
 events = Table(
     "events",

@@ -31,6 +31,8 @@ _COLUMNS: Final = (
     trades.c.source,
     trades.c.executed_at,
     trades.c.created_at,
+    trades.c.position_side,
+    trades.c.rate_to_reporting,
 )
 
 
@@ -124,6 +126,8 @@ def _values(trade: Trade) -> dict[str, Any]:
         "fee_rate": fill.fee_rate,
         "trade_id": fill.trade_id,
         "strategy": fill.strategy,
+        "position_side": fill.position_side,
+        "rate_to_reporting": fill.rate_to_reporting,
         "source": trade.source,
         "executed_at": trade.executed_at,
         "created_at": trade.created_at,
@@ -132,7 +136,8 @@ def _values(trade: Trade) -> dict[str, Any]:
 
 def _to_trade(row: Sequence[Any]) -> Trade:
     fill_id, user_id, account_id, symbol, position_id, opened_position_id = row[:6]
-    side, quantity, price, fee, fee_asset, fee_rate, trade_id, strategy, source, executed_at, created_at = row[6:]
+    side, quantity, price, fee, fee_asset, fee_rate, trade_id, strategy, source, executed_at, created_at = row[6:17]
+    position_side, rate_to_reporting = row[17:]
     return Trade(
         fill_id=fill_id,
         user_id=user_id,
@@ -150,6 +155,8 @@ def _to_trade(row: Sequence[Any]) -> Trade:
             executed_at=executed_at,
             trade_id=trade_id,
             strategy=strategy,
+            position_side=position_side,
+            rate_to_reporting=rate_to_reporting,
         ),
         source=source,
         executed_at=executed_at,

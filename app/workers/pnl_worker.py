@@ -193,7 +193,11 @@ class PnlWorker:
     def _take_event(self, event: LedgerEvent) -> None:
         if not self._shard.has(event.user_id):
             return
-        if self._book.apply_positions(event.user_id, event.seq, event.positions) == "gap":
+        # Accounts and corrections change what no position tells: sums, balances, what values an account.
+        if (
+            event.kind in {"account", "correction"}
+            or self._book.apply_positions(event.user_id, event.seq, event.positions) == "gap"
+        ):
             self._keeper.reload([event.user_id])
 
     async def _read_prices(self) -> None:

@@ -68,7 +68,7 @@ class Trader:
             standing = await PositionRepository(connection).standing(self.user_id, self.account_id, of.symbol, "")
             recorded = await record_fill(
                 connection,
-                Holder(self.user_id, self.account_id),
+                Holder(self.user_id, self.account_id, "USDT"),
                 of,
                 Fill(side=side, quantity=Decimal(quantity), price=Decimal(price), fee=Decimal("0.5")),
                 standing,
