@@ -19,7 +19,7 @@ from app.repositories.tables import day_opens, positions
 
 _IDS: Final = bindparam("ids", type_=ARRAY(Uuid(as_uuid=False)))
 
-_IN_SHARD: Final = "('x' || right(u.id::text, 8))::bit(32)::bigint % :shards = :shard"
+IN_SHARD: Final = "('x' || right(u.id::text, 8))::bit(32)::bigint % :shards = :shard"
 """Which users belong to a shard, as :func:`app.domain.shards.shard_of` has it."""
 
 # A user without a fill or an adjustment before midnight had no profit at midnight, whether or not anybody wrote that
@@ -127,7 +127,7 @@ class BookRepository:
         self._engine = engine
         self._shard = shard
         is_part = shard.shards > 1
-        and_in_shard = f"AND {_IN_SHARD}" if is_part else ""
+        and_in_shard = f"AND {IN_SHARD}" if is_part else ""
         self._next_holders = text(_NEXT_HOLDERS.format(and_in_shard=and_in_shard))
         self._changed_heads = text(_CHANGED_HEADS.format(and_in_shard=and_in_shard))
         self._of_shard = {"shard": shard.number, "shards": shard.shards} if is_part else {}
