@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
 import structlog
 from fastapi import FastAPI
@@ -78,6 +79,21 @@ class MovingMarket:
                 for symbol, price in prices.items()
             ]
         )
+        if self.web is not None:
+            await self._arrive(self.web.market)
+
+    async def repeat(self, prices: list[Price]) -> None:
+        """Say again what is known, as of now."""
+        self.now_ms = time.time_ns() // 1_000_000
+        await self._publish([msgspec.structs.replace(price, fresh_ms=self.now_ms) for price in prices])
+        if self.web is not None:
+            await self._arrive(self.web.market)
+
+    async def quote(self, symbol: str, *, bid: str, ask: str, last: str) -> None:
+        """Set a whole quote of a symbol."""
+        fresh = self.now_ms = time.time_ns() // 1_000_000
+        sides = [Decimal(side) for side in (bid, ask, last)]
+        await self._publish([Price(symbol, (sides[0] + sides[1]) / 2, "mid", *sides, None, fresh, fresh, fresh)])
         if self.web is not None:
             await self._arrive(self.web.market)
 
@@ -194,7 +210,7 @@ async def _beat(market: MovingMarket) -> None:
         await asyncio.sleep(1.0)
         web = market.web
         assert web is not None
-        await market.move(**{symbol: str(price.price) for symbol, price in web.market.board.prices.items()})
+        await market.repeat(list(web.market.board.prices.values()))
 
 
 @pytest.fixture

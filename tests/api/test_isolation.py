@@ -18,6 +18,10 @@ BODIES: dict[str, Any] = {
     "open_position": {"symbol": "BTCUSDT", "side": "long", "quantity": "1"},
     "edit_position": {"note": "mine now"},
     "record_trade": {"symbol": "BTCUSDT", "side": "buy", "quantity": "1", "price": "1"},
+    "create_account": {"name": "Other"},
+    "edit_account": {"name": "mine now"},
+    "record_transfer": {"kind": "deposit", "asset": "USDT", "amount": "1"},
+    "edit_me": {"currency": "BTC"},
     "create_token": {"name": "bot", "scopes": ["read"]},
 }
 
@@ -41,7 +45,7 @@ async def call(client: httpx2.AsyncClient, method: str, route: APIRoute, ids: di
 
 
 async def test_without_a_session_only_the_public_paths_answer(api: Api) -> None:
-    ids = dict.fromkeys(["position_id", "session_id", "token_id"], str(uuid4()))
+    ids = dict.fromkeys(["position_id", "session_id", "token_id", "account_id"], str(uuid4()))
     for method, route in routes():
         if route.path in PUBLIC:
             continue
@@ -62,6 +66,7 @@ async def test_another_users_ids_are_as_absent_as_ids_that_never_were(
         "position_id": position["position_id"],
         "session_id": session["session_id"],
         "token_id": token["token_id"],
+        "account_id": position["account_id"],
     }
     nobodys = dict.fromkeys(alices, str(uuid4()))
     nonsense = dict.fromkeys(alices, "%00")
@@ -77,7 +82,7 @@ async def test_another_users_ids_are_as_absent_as_ids_that_never_were(
         assert bodies[0] == bodies[1] == bodies[2]
         touched += 1
 
-    assert touched == 5
+    assert touched == 9
     assert (await alice.get(f"/api/v1/positions/{position['position_id']}")).json()["version"] == before
     assert (await alice.get("/api/v1/me")).status_code == 200
 

@@ -27,6 +27,13 @@ OPERATIONS = {
     "GET /api/v1/auth/tokens": "list_tokens",
     "DELETE /api/v1/auth/tokens/{token_id}": "remove_token",
     "GET /api/v1/me": "get_me",
+    "PATCH /api/v1/me": "edit_me",
+    "GET /api/v1/accounts": "list_accounts",
+    "POST /api/v1/accounts": "create_account",
+    "GET /api/v1/accounts/{account_id}": "get_account",
+    "PATCH /api/v1/accounts/{account_id}": "edit_account",
+    "GET /api/v1/accounts/{account_id}/transfers": "list_transfers",
+    "POST /api/v1/accounts/{account_id}/transfers": "record_transfer",
     "POST /api/v1/positions": "open_position",
     "GET /api/v1/positions": "list_positions",
     "GET /api/v1/positions/{position_id}": "get_position",
@@ -35,6 +42,7 @@ OPERATIONS = {
     "POST /api/v1/trades": "record_trade",
     "GET /api/v1/trades": "list_trades",
     "GET /api/v1/pnl": "get_pnl",
+    "GET /api/v1/pnl/tree": "get_pnl_tree",
     "GET /api/v1/symbols": "list_symbols",
     "GET /api/v1/prices": "list_prices",
     "GET /livez": "get_livez",
@@ -60,7 +68,7 @@ def test_every_router_of_the_folder_is_served() -> None:
 
     served = {id(router) for router in API_ROUTERS}
     assert {id(router) for router in routers} == served
-    assert len(API_ROUTERS) == len(served) == 7
+    assert len(API_ROUTERS) == len(served) == 8
 
 
 def document() -> dict[str, Any]:
@@ -115,7 +123,17 @@ async def test_answers_keep_to_the_document(api: Api, alice: httpx2.AsyncClient,
     trade = {"symbol": "BTCUSDT", "side": "sell", "quantity": "9", "price": "1", "trade_id": "x", "strategy": "grid"}
     login = {"username": "alice", "password": "correct horse battery"}
     short = {"symbol": "ETHUSDT", "side": "short", "quantity": "1"}
+    account = f"/api/v1/accounts/{position['account_id']}"
+    deposit = {"kind": "deposit", "asset": "USDT", "amount": "1"}
     asked = {
+        "edit_me": await (await api.user("dave")).patch("/api/v1/me", json={"currency": "BTC"}),
+        "create_account": await alice.post("/api/v1/accounts", json={"name": "Other"}),
+        "list_accounts": await alice.get("/api/v1/accounts"),
+        "get_account": await alice.get(account),
+        "edit_account": await alice.patch(account, json={"valuation": "last"}),
+        "record_transfer": await alice.post(f"{account}/transfers", json=deposit),
+        "list_transfers": await alice.get(f"{account}/transfers"),
+        "get_pnl_tree": await alice.get("/api/v1/pnl/tree"),
         "register": await api.client().post("/api/v1/auth/register", json={**login, "username": "carol"}),
         "login": await alice.post("/api/v1/auth/login", json=login),
         "create_token": await alice.post("/api/v1/auth/tokens", json=token),
