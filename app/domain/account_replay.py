@@ -12,9 +12,10 @@ from decimal import Decimal
 
 import msgspec
 
-from app.domain.decimals import exact
+from app.domain.decimals import ZERO, exact
 from app.domain.instruments import Instrument
 from app.domain.ledger import FLAT, Fill, LedgerState, apply_fill, split_through_flat
+from app.domain.positions import Converted
 
 
 class RecordedFill(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,20 +33,26 @@ class PaidFunding(msgspec.Struct, frozen=True, kw_only=True):
     position_id: str
     at: datetime
     amount: Decimal
+    rate_to_reporting: Decimal | None = None
 
 
 class Held(msgspec.Struct, frozen=True):
-    """One cycle at a moment, and the price of its last fill."""
+    """One cycle at a moment, and the price of its last fill (zero before any).
+
+    ``converted`` is None where the settle asset is the reporting currency.
+    """
 
     instrument: Instrument
     state: LedgerState
     last_price: Decimal
+    converted: Converted | None = None
 
 
 class AccountReplay:
     """Goes through fills and funding in order of time.
 
-    ``instruments`` are by position id; fills of one instant stay as given.
+    ``instruments`` are by position id; fills of one instant stay as given. What
+    settles in another asset than ``currency`` is also converted to it.
     """
 
     def __init__(
@@ -53,8 +60,11 @@ class AccountReplay:
         instruments: Mapping[str, Instrument],
         fills: Iterable[RecordedFill],
         funding: Iterable[PaidFunding] = (),
+        *,
+        currency: str,
     ) -> None:
         self._instruments = instruments
+        self._currency = currency
         self._fills = sorted(fills, key=lambda fill: fill.executed_at)
         self._funding = sorted(funding, key=lambda paid: paid.at)
         self._next_fill = self._next_paid = 0
@@ -89,24 +99,32 @@ class AccountReplay:
         if opened is None:
             self._fill(closed, recorded.fill)
             return (closed,)
-        closing, opening = split_through_flat(self._instruments[closed], self._state(closed), recorded.fill)
+        closing, opening = split_through_flat(self._instruments[closed], self._held(closed).state, recorded.fill)
         self._fill(closed, closing)
         self._fill(opened, opening)
         return (closed, opened)
 
     def _fill(self, position_id: str, fill: Fill) -> None:
-        instrument = self._instruments[position_id]
-        state = apply_fill(instrument, self._state(position_id), fill)
-        self.cycles[position_id] = Held(instrument, state, fill.price)
+        held = self._held(position_id)
+        state = apply_fill(held.instrument, held.state, fill)
+        self.cycles[position_id] = msgspec.structs.replace(
+            _moved(held, state, fill.rate_to_reporting), last_price=fill.price
+        )
 
     def _pay(self, paid: PaidFunding) -> None:
-        held = self.cycles.get(paid.position_id)
-        if held is None:
-            return
+        held = self._held(paid.position_id)
         with exact():
             state = msgspec.structs.replace(held.state, funding=held.state.funding + paid.amount)
-        self.cycles[paid.position_id] = msgspec.structs.replace(held, state=state)
+        self.cycles[paid.position_id] = _moved(held, state, paid.rate_to_reporting)
 
-    def _state(self, position_id: str) -> LedgerState:
+    def _held(self, position_id: str) -> Held:
         held = self.cycles.get(position_id)
-        return FLAT if held is None else held.state
+        if held is None:
+            instrument = self._instruments[position_id]
+            held = Held(instrument, FLAT, ZERO, None if instrument.settle == self._currency else Converted())
+        return held
+
+
+def _moved(held: Held, state: LedgerState, rate: Decimal | None) -> Held:
+    converted = held.converted and held.converted.after(held.state, state, rate)
+    return msgspec.structs.replace(held, state=state, converted=converted)

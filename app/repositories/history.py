@@ -9,7 +9,8 @@ import msgspec
 from sqlalchemy import ARRAY, DateTime, Text, Uuid, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.domain.candles import Candle, Figures
+from app.domain.candles import Candle
+from app.domain.day_pnl import Known
 from app.domain.decimals import to_units
 from app.domain.trade_statistics import ClosedCycle
 from app.repositories.figures import CANDLE, FIGURES, read_candle, read_figures, read_minute
@@ -109,13 +110,6 @@ class Scope(msgspec.Struct, frozen=True):
     started_at: datetime
     hours_until: datetime
     days_until: datetime
-
-
-class Known(msgspec.Struct, frozen=True):
-    """The newest figures that are known at a moment, and when they were sampled."""
-
-    at: datetime
-    figures: Figures
 
 
 class HistoryRepository:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.account_replay import AccountReplay, Held, PaidFunding, RecordedFill
-from app.domain.attribution import Parts, explain, total_pnl
+from app.domain.attribution import Marks, Parts, explain, total_pnl
 from app.domain.cycles import book_fill
 from app.domain.decimals import UNITS
 from app.domain.instruments import Instrument
@@ -42,6 +42,7 @@ class Desk:
         when: datetime,
         fee: str | Decimal = "0",
         fee_asset: str | None = None,
+        rate: str | Decimal | None = None,
     ) -> None:
         fill = Fill(
             side=side,
@@ -50,6 +51,7 @@ class Desk:
             fee=Decimal(fee),
             fee_asset=fee_asset,
             executed_at=when,
+            rate_to_reporting=None if rate is None else Decimal(rate),
         )
         standing = self.standing.get(of.symbol)
         booked = book_fill(of, None if standing is None else self.states[standing], fill)
@@ -74,11 +76,13 @@ class Desk:
             )
         )
 
-    def fund(self, of: Instrument, amount: str, when: datetime) -> None:
-        self.funding.append(PaidFunding(position_id=self.standing[of.symbol], at=when, amount=Decimal(amount)))
+    def fund(self, of: Instrument, amount: str, when: datetime, rate: Decimal | None = None) -> None:
+        self.funding.append(
+            PaidFunding(position_id=self.standing[of.symbol], at=when, amount=Decimal(amount), rate_to_reporting=rate)
+        )
 
     def replay(self) -> AccountReplay:
-        return AccountReplay(self.instruments, self.fills, self.funding)
+        return AccountReplay(self.instruments, self.fills, self.funding, currency="USDT")
 
     def cycles_at(self, when: datetime) -> dict[str, Held]:
         replay = self.replay()
@@ -89,8 +93,8 @@ class Desk:
         found = explain(
             self.cycles_at(start),
             self.cycles_at(end),
-            {symbol: Decimal(mark) for symbol, mark in before.items()},
-            {symbol: Decimal(mark) for symbol, mark in after.items()},
+            Marks({symbol: Decimal(mark) for symbol, mark in before.items()}),
+            Marks({symbol: Decimal(mark) for symbol, mark in after.items()}),
         )
         assert not found.unknown
         return found.total
@@ -155,7 +159,7 @@ def test_what_was_over_before_needs_no_mark_and_changes_nothing() -> None:
     desk.trade(BTC, "buy", "1", "90", at(-2))
     desk.trade(BTC, "sell", "1", "95", at(-1))
 
-    found = explain(desk.cycles_at(at(0)), desk.cycles_at(at(24)), {}, {})
+    found = explain(desk.cycles_at(at(0)), desk.cycles_at(at(24)), Marks({}), Marks({}))
     assert (found.symbols, found.unknown) == ({}, ())
 
 
@@ -163,40 +167,83 @@ def test_without_the_mark_at_the_start_a_symbol_is_named_and_in_no_sum() -> None
     desk = Desk()
     desk.trade(BTC, "buy", "1", "90", at(-2))
 
-    found = explain(desk.cycles_at(at(0)), desk.cycles_at(at(24)), {}, {"BTCUSDT": Decimal(100)})
+    found = explain(desk.cycles_at(at(0)), desk.cycles_at(at(24)), Marks({}), Marks({"BTCUSDT": Decimal(100)}))
     assert (found.total, found.unknown) == (Parts(), ("BTCUSDT",))
 
 
+def test_what_settles_elsewhere_is_reported_with_what_its_currency_did() -> None:
+    # Two ETH at 0.05 BTC are worth 0.052 while BTC goes from 50,000 to 60,000: 0.004 BTC, or 240 USDT of price.
+    desk = Desk()
+    eth = instrument("ETHBTC", settle="BTC")
+    desk.trade(eth, "buy", "2", "0.05", at(-1), rate="50000")
+
+    found = explain(
+        desk.cycles_at(at(0)),
+        desk.cycles_at(at(24)),
+        Marks({"ETHBTC": Decimal("0.05")}, {"BTC": Decimal(50_000)}),
+        Marks({"ETHBTC": Decimal("0.052")}, {"BTC": Decimal(60_000)}),
+    )
+
+    assert money(found.total) == {"price": 240}
+
+
+def test_a_gain_held_in_another_asset_moves_with_its_rate_and_that_is_no_price() -> None:
+    desk = Desk()
+    desk.trade(instrument("ETHBTC", settle="BTC"), "buy", "2", "0.05", at(-1), rate="50000")
+
+    found = explain(
+        desk.cycles_at(at(0)),
+        desk.cycles_at(at(24)),
+        Marks({"ETHBTC": Decimal("0.052")}, {"BTC": Decimal(50_000)}),
+        Marks({"ETHBTC": Decimal("0.052")}, {"BTC": Decimal(60_000)}),
+    )
+
+    assert money(found.total) == {"fx": 40}
+
+
+def test_what_began_and_ended_between_needs_no_rate_but_those_of_its_times() -> None:
+    desk = Desk()
+    eth = instrument("ETHBTC", settle="BTC")
+    desk.trade(eth, "buy", "2", "0.05", at(1), rate="50000")
+    desk.trade(eth, "sell", "2", "0.06", at(2), fee="0.001", rate="55000")
+
+    found = explain(desk.cycles_at(at(0)), desk.cycles_at(at(24)), Marks({}), Marks({}))
+
+    assert money(found.total) == {"trading": 1100, "fees": -55}
+    assert found.is_complete
+
+
+Order = tuple[Instrument, Side, Decimal, Decimal, Decimal, bool, Decimal]
+
 orders = st.lists(
     st.tuples(
-        st.sampled_from([one for one in INSTRUMENTS if one.settle == "USDT"]),
+        st.sampled_from(INSTRUMENTS),
         st.sampled_from(["buy", "sell"]),
         decimals(8, 3),
         decimals(8, 5),
         st.one_of(st.just(Decimal(0)), decimals(18, 2, signed=True)),
         st.booleans(),
+        decimals(2, 5),
     ),
     min_size=1,
     max_size=25,
 )
 
 
-def desk_of(script: list[tuple[Instrument, Side, Decimal, Decimal, Decimal, bool]]) -> Desk:
+def desk_of(script: list[Order]) -> Desk:
     """An order each hour; some fees are in the base, and what is held is funded now and then."""
     desk = Desk()
-    for number, (of, side, quantity, price, fee, in_base) in enumerate(script):
+    for number, (of, side, quantity, price, fee, in_base, rate) in enumerate(script):
         asset = of.base if in_base and of.market == "spot" else None
         paid = min(abs(fee), quantity / 2) if asset else fee
-        desk.trade(of, side, quantity, price, at(number), fee=paid, fee_asset=asset)
+        desk.trade(of, side, quantity, price, at(number), fee=paid, fee_asset=asset, rate=rate)
         if fee and of.symbol in desk.standing:
-            desk.fund(of, str(fee), at(number + 0.5))
+            desk.fund(of, str(fee), at(number + 0.5), rate=rate)
     return desk
 
 
 @given(orders)
-def test_a_replay_goes_through_the_states_that_were_recorded(
-    script: list[tuple[Instrument, Side, Decimal, Decimal, Decimal, bool]],
-) -> None:
+def test_a_replay_goes_through_the_states_that_were_recorded(script: list[Order]) -> None:
     desk = desk_of(script)
     desk.funding.clear()
 
@@ -205,18 +252,18 @@ def test_a_replay_goes_through_the_states_that_were_recorded(
 
 @given(orders, st.lists(st.integers(-1, 26), min_size=2, max_size=5), st.data())
 def test_the_parts_sum_to_the_change_and_days_to_the_whole(
-    script: list[tuple[Instrument, Side, Decimal, Decimal, Decimal, bool]], moments: list[int], data: st.DataObject
+    script: list[Order], moments: list[int], data: st.DataObject
 ) -> None:
     desk = desk_of(script)
-    symbols = {one.symbol for one in desk.instruments.values()}
+    symbols = sorted({one.symbol for one in desk.instruments.values()})
     marks = {
-        moment: {symbol: data.draw(decimals(8, 5)) for symbol in sorted(symbols)} for moment in sorted(set(moments))
+        moment: Marks({symbol: data.draw(decimals(8, 5)) for symbol in symbols}, {"BTC": data.draw(decimals(2, 5))})
+        for moment in sorted(set(moments))
     }
 
     def total_at(moment: int) -> int:
-        totals = [
-            total_pnl(held, marks[moment][held.instrument.symbol]) for held in desk.cycles_at(at(moment)).values()
-        ]
+        cycles = desk.cycles_at(at(moment)).values()
+        totals = [total_pnl(held, marks[moment], held.instrument.symbol) for held in cycles]
         assert None not in totals
         return sum(total for total in totals if total is not None)
 

@@ -13,11 +13,12 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.domain.candles import Candle, Figures, combine, sample
-from app.repositories.corrections import mark_days_revised
+from app.domain.day_pnl import Known
 from app.repositories.database import transaction
 from app.repositories.fills import Holder
-from app.repositories.history import HistoryRepository, Known, Resolution
+from app.repositories.history import HistoryRepository, Resolution
 from app.repositories.leases import LeaseRepository
+from app.repositories.revised_days import mark_days_revised
 from app.repositories.roll_up import RollUpRepository
 from app.repositories.samples import Excursion, NotLeading, Sample, SampleRepository
 
