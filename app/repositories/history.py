@@ -61,11 +61,11 @@ _KNOWN_AT: Final = text(
     """  # noqa: S608 - The names of tables and columns.
 ).bindparams(_MOMENTS)
 
-_MARKS_BEFORE: Final = text(
+_MARKS: Final = text(
     """
-    SELECT at, m.symbol, m.price
+    SELECT m.symbol, m.price
     FROM mark_minutes, unnest(symbols, prices) AS m (symbol, price)
-    WHERE at = (SELECT max(at) FROM mark_minutes WHERE at <= :moment) AND m.symbol = ANY(:symbols)
+    WHERE at = :at AND m.symbol = ANY(:symbols)
     """
 ).bindparams(bindparam("symbols", type_=ARRAY(Text)))
 
@@ -137,15 +137,15 @@ class HistoryRepository:
         rows = await self._connection.execute(_KNOWN_AT, {"scope": scope_id, "moments": list(moments)})
         return {row[0]: Known(row[1], read_figures(row[2:])) for row in rows}
 
-    async def marks_before(
-        self, moment: datetime, symbols: Sequence[str]
-    ) -> tuple[datetime, dict[str, Decimal]] | None:
-        """The newest stored marks at or before a moment, of these symbols, and their time."""
-        at = await self._connection.scalar(_MARK_TIME, {"moment": moment})
-        if at is None:
-            return None
-        rows = await self._connection.execute(_MARKS_BEFORE, {"moment": moment, "symbols": list(symbols)})
-        return at, {symbol: price for _, symbol, price in rows}
+    async def mark_time(self, moment: datetime) -> datetime | None:
+        """The newest moment at or before another of which marks are kept."""
+        at: datetime | None = await self._connection.scalar(_MARK_TIME, {"moment": moment})
+        return at
+
+    async def marks(self, at: datetime, names: Sequence[str]) -> dict[str, Decimal]:
+        """The marks of a moment, by name, of those that were kept."""
+        rows = await self._connection.execute(_MARKS, {"at": at, "symbols": list(names)})
+        return {name: price for name, price in rows}
 
     async def revisions(self, account_ids: Sequence[str]) -> list[tuple[datetime, int]]:
         """``(since, how often)``: corrections of the past of accounts."""

@@ -18,14 +18,11 @@ from app.domain.candles import Figures
 from app.repositories.database import transaction
 from app.repositories.figures import units_text
 
-_ARRAYS: Final = {
-    "scopes": Uuid(as_uuid=False),
-    "users": Uuid(as_uuid=False),
-    "accounts": Uuid(as_uuid=False),
-    "is_complete": Boolean(),
-    "is_stale": Boolean(),
-}
-_AMOUNTS: Final = ("gross", "fees", "funding", "unrealized", "fx", "deposits")
+_IDS: Final = [bindparam(name, type_=ARRAY(Uuid(as_uuid=False))) for name in ("scopes", "users", "accounts")]
+_FLAGS: Final = [bindparam(name, type_=ARRAY(Boolean)) for name in ("is_complete", "is_stale")]
+_AMOUNTS: Final = [
+    bindparam(name, type_=ARRAY(Text)) for name in ("gross", "fees", "funding", "unrealized", "fx", "deposits")
+]
 
 _IS_LEADER: Final = text("SELECT EXISTS (SELECT FROM leases WHERE role = :role AND epoch = :epoch)")
 
@@ -37,7 +34,7 @@ _ADD_SCOPES: Final = text(
     FROM unnest(:scopes, :users, :accounts) AS given (scope_id, user_id, account_id)
     ON CONFLICT (scope_id) DO NOTHING
     """
-).bindparams(*(bindparam(name, type_=ARRAY(_ARRAYS[name])) for name in ("scopes", "users", "accounts")))
+).bindparams(*_IDS)
 
 _WRITE: Final = text(
     """
@@ -55,10 +52,7 @@ _WRITE: Final = text(
         is_complete = excluded.is_complete, is_stale = excluded.is_stale, epoch = excluded.epoch
     WHERE known.epoch < excluded.epoch
     """
-).bindparams(
-    *(bindparam(name, type_=ARRAY(_ARRAYS[name])) for name in ("scopes", "is_complete", "is_stale")),
-    *(bindparam(name, type_=ARRAY(Text)) for name in _AMOUNTS),
-)
+).bindparams(_IDS[0], *_AMOUNTS, *_FLAGS)
 
 _WRITE_MARKS: Final = text(
     """

@@ -42,6 +42,10 @@ OPERATIONS = {
     "POST /api/v1/trades": "record_trade",
     "GET /api/v1/trades": "list_trades",
     "GET /api/v1/pnl": "get_pnl",
+    "GET /api/v1/pnl/history": "get_pnl_history",
+    "GET /api/v1/pnl/daily": "get_pnl_daily",
+    "GET /api/v1/pnl/statistics": "get_pnl_statistics",
+    "GET /api/v1/pnl/explain": "explain_pnl",
     "GET /api/v1/pnl/tree": "get_pnl_tree",
     "GET /api/v1/symbols": "list_symbols",
     "GET /api/v1/prices": "list_prices",
@@ -68,7 +72,7 @@ def test_every_router_of_the_folder_is_served() -> None:
 
     served = {id(router) for router in API_ROUTERS}
     assert {id(router) for router in routers} == served
-    assert len(API_ROUTERS) == len(served) == 8
+    assert len(API_ROUTERS) == len(served) == 10
 
 
 def document() -> dict[str, Any]:
@@ -148,6 +152,10 @@ async def test_answers_keep_to_the_document(api: Api, alice: httpx2.AsyncClient,
         "list_positions": await alice.get("/api/v1/positions", params={"status": "all"}),
         "list_trades": await alice.get("/api/v1/trades"),
         "get_pnl": await alice.get("/api/v1/pnl"),
+        "get_pnl_history": await alice.get("/api/v1/pnl/history"),
+        "get_pnl_daily": await alice.get("/api/v1/pnl/daily"),
+        "get_pnl_statistics": await alice.get("/api/v1/pnl/statistics"),
+        "explain_pnl": await alice.get("/api/v1/pnl/explain"),
         "list_symbols": await alice.get("/api/v1/symbols"),
         "list_prices": await alice.get("/api/v1/prices", params={"symbols": "BTCUSDT,SOLUSDT"}),
         "get_readyz": await alice.get("/readyz?verbose"),

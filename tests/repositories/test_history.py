@@ -292,11 +292,11 @@ async def test_marks_are_those_of_the_newest_minute_before(engine: AsyncEngine, 
 
     async with transaction(engine) as connection:
         history = HistoryRepository(connection)
-        found = await history.marks_before(START + 59 * MINUTE, ["BTCUSDT", "DOGEUSDT"])
-        before_all = await history.marks_before(START - MINUTE, ["BTCUSDT"])
+        times = [await history.mark_time(moment) for moment in (START + 59 * MINUTE, START - MINUTE)]
+        found = await history.marks(START, ["BTCUSDT", "DOGEUSDT"])
 
-    assert found == (START, {"BTCUSDT": Decimal("100.000000001")})
-    assert before_all is None
+    assert times == [START, None]
+    assert found == {"BTCUSDT": Decimal("100.000000001")}
 
 
 async def test_figures_at_a_moment_come_from_whichever_level_is_nearest(

@@ -1,5 +1,7 @@
 """History: what accounts were worth, at which marks, and the time zone of a user's days."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
@@ -57,7 +59,7 @@ def _create_scopes() -> None:
     )
 
 
-def _figures() -> list[sa.Column[object]]:
+def _figures() -> list[sa.Column[Any]]:
     return [
         *(sa.Column(name, sa.Numeric(), nullable=False) for name in _FIGURES),
         sa.Column("unrealized_pnl", sa.Numeric()),
