@@ -22,7 +22,7 @@ import numpy as np
 from app.domain.book import Book
 from app.domain.instruments import Instrument
 from app.domain.ledger import LedgerState
-from app.domain.positions import ClosedFigures, Position, UserBook
+from app.domain.positions import AccountBook, Position, UserBook
 from app.domain.prices import Price, StreamPosition
 from app.workers.cache_round import CacheRound
 from app.workers.pnl_publication import Publication
@@ -104,14 +104,13 @@ def users(count: int, positions: int, market: Market, chance: random.Random) -> 
         held = chance.choices(market.instruments, market.weights, k=per_user)
         yield UserBook(
             user_id=user_id,
-            account_id=f"account-{user_id}",
             ledger_seq=1,
             currency="USDT",
+            accounts=(AccountBook(account_id=f"account-{user_id}"),),
             positions=tuple(
                 position(f"{n:08x}-{k:04x}-4000-8000-000000000000", user_id, market, chance, instrument)
                 for k, instrument in enumerate(held)
             ),
-            closed=ClosedFigures(),
             day_base=0,
         )
 

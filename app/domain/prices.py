@@ -42,14 +42,17 @@ class Price(msgspec.Struct, frozen=True, array_like=True):
 
     def on_basis(self, basis: Basis, *, is_long: bool) -> tuple[Decimal, ValueSource] | None:
         """The price that values a position on a basis, and what it is; None where the exchange gives no such price."""
-        if basis == "auto":
+        source = source_on(basis, is_long=is_long)
+        if source is None:
             return self.price, self.source
-        if basis == "exit":
-            side: ValueSource = "bid" if is_long else "ask"
-            return _named(self.bid if is_long else self.ask, side)
-        if basis == "mid":
-            return _named(self._mid(), "mid")
-        return _named(self.last if basis == "last" else self.mark, basis)
+        price = self.quoted(source)
+        return None if price is None else (price, source)
+
+    def quoted(self, source: ValueSource) -> Decimal | None:
+        """One of the prices that the exchange gives, or None where it does not."""
+        if source == "mid":
+            return self._mid()
+        return {"bid": self.bid, "ask": self.ask, "last": self.last, "mark": self.mark}[source]
 
     def _mid(self) -> Decimal | None:
         if self.bid is None or self.ask is None:
@@ -66,8 +69,13 @@ class Price(msgspec.Struct, frozen=True, array_like=True):
         return as_of_ms - self.fresh_ms > stale_after_ms
 
 
-def _named(price: Decimal | None, source: ValueSource) -> tuple[Decimal, ValueSource] | None:
-    return None if price is None else (price, source)
+def source_on(basis: Basis, *, is_long: bool) -> ValueSource | None:
+    """Which price a basis means for a side; None: the one that values by default."""
+    if basis == "auto":
+        return None
+    if basis == "exit":
+        return "bid" if is_long else "ask"
+    return basis
 
 
 class Feed(msgspec.Struct, frozen=True):

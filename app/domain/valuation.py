@@ -119,9 +119,11 @@ class Reported(msgspec.Struct, frozen=True, kw_only=True):
 
 def report(position: Position, value: PositionValue, rate: Rate | None) -> Reported:
     """A position's leaves in the reporting currency. ``rate`` is not looked at where nothing has to be converted."""
-    realized = reported_of(position)
     if position.converted is None:
-        return Reported(rate=None, realized=realized, market_value=value.market_value, cost_basis=value.cost_basis)
+        return Reported(
+            rate=None, realized=value.realized, market_value=value.market_value, cost_basis=value.cost_basis
+        )
+    realized = reported_of(position)
     if position.state.is_flat:
         return Reported(rate=rate, realized=realized, market_value=0, cost_basis=0)
     if rate is None:
@@ -197,6 +199,20 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
         return not self.unpriced and self.fees_are_complete
 
 
+def currency_effect(
+    balances: Iterable[tuple[str, int, int]], rates: Mapping[str, Decimal | None]
+) -> tuple[int, set[str]]:
+    """What rates did to balances (asset, held, booked), and the assets whose rate is not known."""
+    total, unknown = 0, set[str]()
+    for asset, held, booked in balances:
+        rate = rates.get(asset)
+        if rate is not None:
+            total += convert_units(held, rate) - booked
+        elif held:
+            unknown.add(asset)
+    return total, unknown
+
+
 class Balances:
     """An account's cash by asset, as it arose and at what it was reported: the base of the currency effect."""
 
@@ -221,16 +237,9 @@ class Balances:
 
     def effect(self, currency: str, rates: Mapping[str, Rate | None]) -> tuple[int, set[str]]:
         """What rates did to the balances in other assets, and the assets whose rate is not known."""
-        total, unknown = 0, set[str]()
-        for asset, held in self._held.items():
-            if asset == currency:
-                continue
-            rate = rates.get(asset)
-            if rate is not None:
-                total += convert_units(held, rate.value) - self._booked[asset]
-            elif held:
-                unknown.add(asset)
-        return total, unknown
+        known = {asset: None if rate is None else rate.value for asset, rate in rates.items()}
+        foreign = ((asset, held, self._booked[asset]) for asset, held in self._held.items() if asset != currency)
+        return currency_effect(foreign, known)
 
     def _add(self, asset: str, held: int, booked: int) -> None:
         self._held[asset] = self._held.get(asset, 0) + held

@@ -9,8 +9,10 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from app.domain.decimals import format_units
+from app.domain.positions import Realized
 from app.domain.statements import totals_statement
 from app.domain.valuation import Totals, fraction
+from app.websocket import reporting
 from app.websocket.json_text import flag, json_text, quoted
 from app.websocket.lane import Lane
 from app.websocket.mirror import Mark, Row, UserView
@@ -36,7 +38,7 @@ def update(state: StreamState, interest: Interest, since: int, merged: int) -> s
     lane = interest.lane or state.only_lane
     if view is not None:
         if interest.pnl and pnl_changed(lane, view, since):
-            parts.append(f'"pnl":{{{_pnl_fields(lane, view)}}}')
+            parts.append(f'"pnl":{{{_pnl_fields(lane, view, since)}}}')
         if interest.positions:
             rows = _changed_rows(lane, view, since)
             if rows:
@@ -75,7 +77,8 @@ def pnl_changed(lane: Lane, view: UserView, since: int) -> bool:
         view.changed > since
         or mirror.user_unrealized.changed_at(view.slot) > since
         or lane.silenced > since
-        or (mirror.flagged > since and any(_flagged_at(mirror.marks.get(s)) > since for s in view.symbols))
+        or (mirror.flagged > since and any(_flagged_at(mirror.marks.get(name)) > since for name in view.marks))
+        or reporting.rates_changed(lane, view, since)
     )
 
 
@@ -86,19 +89,21 @@ def totals(state: StreamState, view: UserView) -> Totals:
     long_exposure = short_exposure = 0
     ages: list[int] = []
     for row in view.rows.values():
-        value = _unrealized(lane, row)
-        if value is None or not row.counts:
+        parts = reporting.reported(lane, row, _unrealized(lane, row))
+        if parts is None:
             continue
-        market_value = value + row.cost_basis
-        long_exposure += max(market_value, 0)
-        short_exposure += min(market_value, 0)
-        ages.append(max(0, lane.as_of_ms - mirror.marks[row.symbol].fresh_ms))
+        long_exposure += max(parts[0], 0)
+        short_exposure += min(parts[0], 0)
+        rate = reporting.rate_of(lane, row)
+        fresh_ms = mirror.marks[row.mark].fresh_ms
+        ages.append(max(0, lane.as_of_ms - (fresh_ms if rate is None else min(fresh_ms, rate.fresh_ms))))
+    effect, _ = reporting.effect(lane, view)
     return Totals(
         currency=view.currency,
         unrealized_pnl=_user_unrealized(lane, view),
-        realized_pnl_gross=view.realized_pnl_gross,
-        fees=view.fees,
-        funding=view.funding,
+        realized=Realized(gross=view.realized_pnl_gross, fees=view.fees, funding=view.funding),
+        fx_pnl=effect,
+        net_deposits=view.net_deposits,
         day_base=view.day_base,
         gross_exposure=long_exposure - short_exposure,
         net_exposure=long_exposure + short_exposure,
@@ -125,16 +130,21 @@ def _changed_prices(watched: Iterable[WatchedPrice], since: int) -> tuple[list[s
     return rows, event_ms
 
 
-def _pnl_fields(lane: Lane, view: UserView) -> str:
+def _pnl_fields(lane: Lane, view: UserView, since: int) -> str:
     unrealized = _user_unrealized(lane, view)
     realized = view.realized_pnl
     total = unrealized + realized
     day = None if view.day_base is None else format_units(total - view.day_base)
     unpriced = _unpriced(lane, view)
-    written = format_units(total)
+    effect, _ = reporting.effect(lane, view)
+    equity = format_units(view.net_deposits + total + effect)
+    # What never moves by itself is told when anything of the user may have changed.
+    balances = f'"net_deposits":"{format_units(view.net_deposits)}",' if view.changed > since else ""
+    if balances or view.balances:
+        balances += f'"fx_pnl":"{format_units(effect)}",'
     return (
         f'"unrealized_pnl":"{format_units(unrealized)}","realized_pnl":"{format_units(realized)}",'
-        f'"total_pnl":"{written}","day_pnl":{quoted(day)},"equity":"{written}",'
+        f'"total_pnl":"{format_units(total)}","day_pnl":{quoted(day)},{balances}"equity":"{equity}",'
         f'"is_complete":{flag(view.fees_are_complete and not unpriced)},"is_stale":{flag(_is_stale(lane, view))},'
         f'"unpriced":{json_text(unpriced) if unpriced else "[]"}'
     )
@@ -145,27 +155,39 @@ def _user_unrealized(lane: Lane, view: UserView) -> int:
     value = lane.mirror.user_unrealized.value(view.slot)
     if value is not None:
         return value
-    return sum(_unrealized(lane, row) or 0 for row in view.rows.values() if row.counts)
+    rows = view.rows.values()
+    return sum(reporting.unrealized_reported(lane, row, _unrealized(lane, row)) or 0 for row in rows)
 
 
 def _unrealized(lane: Lane, row: Row) -> int | None:
     """A row's unrealised P&L, or None where its symbol has no price (or its figure has not come)."""
-    mark = lane.mirror.marks.get(row.symbol)
+    mark = lane.mirror.marks.get(row.mark)
     if mark is None or mark.price is None:
         return None
     return lane.mirror.row_unrealized.value(row.slot)
 
 
 def _unpriced(lane: Lane, view: UserView) -> list[str]:
-    if view.symbols <= lane.mirror.priced and not view.foreign_symbols:
+    priced = lane.mirror.priced
+    if view.marks <= priced and not view.balances and not view.foreign:
         return []
-    return sorted((view.symbols - lane.mirror.priced) | view.foreign_symbols)
+    _, names = reporting.effect(lane, view)
+    for row in view.rows.values():
+        if row.mark not in priced or (row.pair is not None and reporting.rate_of(lane, row) is None):
+            names.add(row.symbol)
+    return sorted(names)
 
 
 def _is_stale(lane: Lane, view: UserView) -> bool:
     if lane.is_silent:
         return bool(view.rows)
-    return not view.symbols.isdisjoint(lane.mirror.stale)
+    if not view.foreign:
+        return not view.marks.isdisjoint(lane.mirror.stale)
+    return any(
+        row.mark in lane.mirror.stale or reporting.is_stale(lane, row)
+        for row in view.rows.values()
+        if reporting.reported(lane, row, _unrealized(lane, row)) is not None
+    )
 
 
 def _flagged_at(mark: Mark | None) -> int:
@@ -216,36 +238,44 @@ def _moved_mask(lane: Lane, view: UserView, since: int) -> Any:
         mask[:] = True
     elif mirror.flagged > since:
         for index, row in enumerate(view.ordered_rows):
-            if _flagged_at(mirror.marks.get(row.symbol)) > since:
+            if _flagged_at(mirror.marks.get(row.mark)) > since:
+                mask[index] = True
+    if view.foreign and mirror.rated > since:
+        for index, row in enumerate(view.ordered_rows):
+            if reporting.rate_changed(lane, row, since):
                 mask[index] = True
     return mask
 
 
 def _moved_row(lane: Lane, row: Row, value: int | None) -> str:
-    mark = lane.mirror.marks.get(row.symbol)
+    mark = lane.mirror.marks.get(row.mark)
+    converted = "" if row.pair is None else json_text(_reported_fields(lane, row, value))[1:-1] + ","
     if mark is None or mark.price is None or value is None:
         return (
-            f'{row.head}"mark_price":null,"unrealized_pnl":null,"unrealized_pnl_pct":null,'
+            f'{row.head}"mark_price":null,"unrealized_pnl":null,"unrealized_pnl_pct":null,{converted}'
             f'"is_stale":false,"version":{row.version}}}'
         )
+    is_stale = mark.is_stale or lane.is_silent or reporting.is_stale(lane, row)
     return (
         f'{row.head}"mark_price":"{mark.price}","unrealized_pnl":"{format_units(value)}",'
-        f'"unrealized_pnl_pct":{quoted(fraction(value, row.cost_basis))},'
-        f'"is_stale":{flag(mark.is_stale or lane.is_silent)},"version":{row.version}}}'
+        f'"unrealized_pnl_pct":{quoted(fraction(value, row.cost_basis))},{converted}'
+        f'"is_stale":{flag(is_stale)},"version":{row.version}}}'
     )
 
 
 def _whole_row(lane: Lane, row: Row) -> str:
     value = _unrealized(lane, row)
-    mark = lane.mirror.marks.get(row.symbol)
+    mark = lane.mirror.marks.get(row.mark)
     is_stale = value is not None and mark is not None and (mark.is_stale or lane.is_silent)
-    return _joined(row, _mark_fields(lane, mark) | _moving_fields(row, value) | {"is_stale": is_stale})
+    is_stale = is_stale or (value is not None and reporting.is_stale(lane, row))
+    moving = _mark_fields(lane, mark) | _moving_fields(row, value) | _reported_fields(lane, row, value)
+    return _joined(row, moving | {"is_stale": is_stale})
 
 
 def _closed_row(lane: Lane, row: Row) -> str:
-    """A closed position: worth nothing, and all of its P&L is realised."""
-    mark = lane.mirror.marks.get(row.symbol)
-    return _joined(row, _mark_fields(lane, mark) | _moving_fields(row, 0) | {"is_stale": False})
+    """A closed position: worth nothing, without a mark, and all of its P&L is realised."""
+    moving = _mark_fields(lane, None) | _moving_fields(row, 0) | _reported_fields(lane, row, 0)
+    return _joined(row, moving | {"is_stale": False})
 
 
 def _joined(row: Row, moving: dict[str, Any]) -> str:
@@ -267,4 +297,14 @@ def _moving_fields(row: Row, value: int | None) -> dict[str, Any]:
         "unrealized_pnl": format_units(value),
         "unrealized_pnl_pct": fraction(value, row.cost_basis),
         "total_pnl": format_units(value + row.realized_pnl),
+    }
+
+
+def _reported_fields(lane: Lane, row: Row, value: int | None) -> dict[str, Any]:
+    """What of a row is reported in its user's currency, and at which rate."""
+    rate = reporting.rate_of(lane, row)
+    worth = reporting.unrealized_reported(lane, row, value)
+    return {
+        "rate_to_reporting": "1" if row.pair is None else None if rate is None else rate.text,
+        "unrealized_pnl_reported": None if worth is None else format_units(worth),
     }

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from app.bus.messages import Columns, MarkUpdate, PnlFlush, RowUpdate, UserUpdate
+from app.bus.messages import Columns, MarkUpdate, PnlFlush, RateUpdate, RowUpdate, UserUpdate
 from app.domain.decimals import to_units
 from app.websocket.json_text import json_text
 
@@ -92,10 +92,37 @@ class Mark:
         self.text = "null" if update.price is None else f'"{update.price}"'
 
 
+class Rate:
+    """How much of a currency an asset is worth. ``changed`` is when its value or its staleness last did."""
+
+    __slots__ = ("changed", "fresh_ms", "is_stale", "text", "value")
+
+    changed: int
+
+    def __init__(self, update: RateUpdate, known: "Rate | None", ordinal: int) -> None:
+        self.text = update.rate
+        self.value = None if update.rate is None else Decimal(update.rate)
+        self.is_stale = update.is_stale
+        self.fresh_ms = update.fresh_ms
+        is_same = known is not None and (known.text, known.is_stale) == (update.rate, update.is_stale)
+        self.changed = known.changed if known is not None and is_same else ordinal
+
+
 class Row:
     """One open position."""
 
-    __slots__ = ("changed", "cost_basis", "counts", "head", "realized_pnl", "slot", "statement", "symbol", "version")
+    __slots__ = (
+        "changed",
+        "cost_basis",
+        "head",
+        "mark",
+        "pair",
+        "realized_pnl",
+        "slot",
+        "statement",
+        "symbol",
+        "version",
+    )
 
     def __init__(self, update: RowUpdate, currency: str, changed: int) -> None:
         self.slot = update.slot
@@ -103,8 +130,10 @@ class Row:
         self.version = update.version
         self.cost_basis = int(update.cost_basis)
         self.realized_pnl = to_units(Decimal(update.statement["realized_pnl"]))
-        self.counts = update.statement["settle_asset"] == currency
-        """Whether it is in the totals: only what settles in the user's currency is."""
+        settle: str = update.statement["settle_asset"]
+        self.mark = update.mark
+        self.pair = None if settle == currency else (settle, currency)
+        """Which rate it is reported at, None where nothing is to be converted."""
         self.statement = json_text(update.statement)[:-1]
         """What does not move with the price, as a JSON object without its end: a third of a dictionary."""
         self.changed = changed
@@ -115,9 +144,10 @@ class UserView:
     """One user: the rows, the figures that do not move with the price, and when they last changed."""
 
     __slots__ = (
+        "_marks",
         "_ordered",
         "_slots",
-        "_symbols",
+        "balances",
         "changed",
         "closed",
         "closed_unkept",
@@ -125,9 +155,10 @@ class UserView:
         "day_base",
         "fees",
         "fees_are_complete",
-        "foreign_symbols",
+        "foreign",
         "funding",
         "ledger_seq",
+        "net_deposits",
         "realized_pnl_gross",
         "reset",
         "rows",
@@ -144,7 +175,7 @@ class UserView:
         """When what a connection knows of this user stopped being a base for changes."""
         self._ordered: tuple[Row, ...] | None = None
         self._slots: NDArray[np.intp] | None = None
-        self._symbols: frozenset[str] | None = None
+        self._marks: frozenset[str] | None = None
         self.apply(update, ordinal)
 
     def apply(self, update: UserUpdate, ordinal: int) -> None:
@@ -156,17 +187,20 @@ class UserView:
         self.realized_pnl_gross = int(figures["realized_pnl_gross"] or 0)
         self.fees = int(figures["fees"] or 0)
         self.funding = int(figures["funding"] or 0)
+        self.net_deposits = int(figures["net_deposits"] or 0)
+        self.balances = [(one.asset, int(one.held), int(one.booked)) for one in update.balances]
         day_base = figures["day_base"]
         self.day_base = None if day_base is None else int(day_base)
         self.fees_are_complete = update.fees_are_complete
-        self.foreign_symbols = frozenset(update.foreign_symbols)
         self.changed = ordinal
         for row in update.rows:
             self._apply_row(row, ordinal)
         for slot in update.removed_slots:
             if self.rows.pop(slot, None) is not None:
                 self.reset = ordinal  # It vanished without a last statement: only a snapshot says so.
-        self._ordered = self._slots = self._symbols = None
+        self.foreign = any(row.pair is not None for row in self.rows.values())
+        """Whether any row is reported at a rate."""
+        self._ordered = self._slots = self._marks = None
 
     def _apply_row(self, update: RowUpdate, ordinal: int) -> None:
         row = Row(update, self.currency, ordinal)
@@ -183,11 +217,11 @@ class UserView:
         return self.realized_pnl_gross - self.fees + self.funding
 
     @property
-    def symbols(self) -> frozenset[str]:
-        """Symbols of the rows that are in the totals."""
-        if self._symbols is None:
-            self._symbols = frozenset(row.symbol for row in self.rows.values() if row.counts)
-        return self._symbols
+    def marks(self) -> frozenset[str]:
+        """What values the open rows."""
+        if self._marks is None:
+            self._marks = frozenset(row.mark for row in self.rows.values())
+        return self._marks
 
     @property
     def ordered_rows(self) -> tuple[Row, ...]:
@@ -218,6 +252,10 @@ class PnlMirror:
     def _forget(self) -> None:
         self.users: dict[str, UserView] = {}
         self.marks: dict[str, Mark] = {}
+        self.rates: dict[tuple[str, str], Rate] = {}
+        """By asset and currency."""
+        self.rated = 0
+        """When any rate last changed."""
         self.priced: set[str] = set()
         self.stale: set[str] = set()
         self.flagged = 0
@@ -263,12 +301,19 @@ class PnlMirror:
         return "applied"
 
     def _take(self, flush: PnlFlush, ordinal: int) -> None:
+        for rate in flush.rates:
+            self._take_rate(rate, ordinal)
         for user in flush.users:
             self._take_user(user, ordinal)
         for mark in flush.marks:
             self._take_mark(mark, ordinal)
         self.user_unrealized.apply(flush.user_unrealized, ordinal)
         self.row_unrealized.apply(flush.row_unrealized, ordinal)
+
+    def _take_rate(self, update: RateUpdate, ordinal: int) -> None:
+        pair = (update.asset, update.currency)
+        rate = self.rates[pair] = Rate(update, self.rates.get(pair), ordinal)
+        self.rated = max(self.rated, rate.changed)
 
     def _take_user(self, update: UserUpdate, ordinal: int) -> None:
         view = self.users.get(update.user_id)
@@ -286,14 +331,14 @@ class PnlMirror:
         self.row_unrealized.reserve(max(view.rows, default=0))
 
     def _take_mark(self, update: MarkUpdate, ordinal: int) -> None:
-        symbol = update.symbol
-        known = self.marks.get(symbol)
+        name = update.mark
+        known = self.marks.get(name)
         is_priced = update.price is not None
         is_same = known is not None and known.is_stale == update.is_stale and (known.price is not None) == is_priced
         flagged = known.flagged if known is not None and is_same else ordinal
-        self.marks[symbol] = Mark(update, flagged)
+        self.marks[name] = Mark(update, flagged)
         if is_same:
             return
         self.flagged = ordinal
-        (self.priced.add if is_priced else self.priced.discard)(symbol)
-        (self.stale.add if update.is_stale else self.stale.discard)(symbol)
+        (self.priced.add if is_priced else self.priced.discard)(name)
+        (self.stale.add if update.is_stale else self.stale.discard)(name)

@@ -410,7 +410,7 @@ def _place(flush: PriceFlush) -> StreamPosition:
 
 
 def _has_content(flush: PnlFlush) -> bool:
-    return bool(flush.users or flush.marks or flush.user_unrealized.slots or flush.row_unrealized.slots)
+    return bool(flush.users or flush.marks or flush.rates or flush.user_unrealized.slots or flush.row_unrealized.slots)
 
 
 def _encode_price(price: Price, is_stale: bool) -> str:

@@ -14,7 +14,7 @@ from typing import NoReturn, Protocol
 import structlog
 
 from app.domain.book import Book
-from app.domain.positions import ClosedFigures, UserBook
+from app.domain.positions import UserBook
 from app.repositories.database import DatabaseUnavailable
 
 log = structlog.get_logger(__name__)
@@ -181,10 +181,9 @@ class BookKeeper:
 def _empty(user_id: str, currency: str) -> UserBook:
     return UserBook(
         user_id=user_id,
-        account_id="",
         ledger_seq=0,
         currency=currency,
+        accounts=(),
         positions=(),
-        closed=ClosedFigures(),
         day_base=0,
     )

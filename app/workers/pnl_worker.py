@@ -11,6 +11,7 @@ import asyncio
 import gc
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import NoReturn
 
@@ -23,12 +24,13 @@ from app.bus import keys
 from app.bus.connection import BusUnavailable, is_reachable
 from app.bus.events import decode_event
 from app.bus.interest import decode_interest
+from app.bus.listings import Listings
 from app.bus.messages import LedgerEvent, PriceFlush
 from app.bus.pnl import PnlPublisher
 from app.bus.prices import PriceBoard, decode_flush, read_prices
 from app.bus.subscription import Message, Resync, Subscription
 from app.domain.book import Book
-from app.domain.pnl_snapshot import pnl_snapshot
+from app.domain.pnl_snapshot import Prices, pnl_snapshot
 from app.domain.prices import Price
 from app.domain.shards import EVERYBODY, Shard, shards_of
 from app.repositories.books import BookRepository
@@ -63,6 +65,7 @@ _CACHED_ROWS_AT_ONCE = 300
 _HELD_EVERY_S = 0.3
 _HELD_AGAIN_S = 10.0
 _LAYOUT_EVERY_S = 1.0
+_RATES_EVERY_S = 0.5
 
 
 class PnlWorker:
@@ -90,6 +93,7 @@ class PnlWorker:
         self._shard = shard
         self._inbox = Inbox()
         self._board = PriceBoard()
+        self._listings = Listings(redis, timeout_s=redis_timeout_s)
         self._book = Book(stale_after_ms)
         self._watchers = Watchers(self._book, shard)
         self._cache = CacheRound()
@@ -116,6 +120,11 @@ class PnlWorker:
             await self._keeper.load_all()
             # A million positions would be walked through by every full collection.
             gc.freeze()
+            with suppress(BusUnavailable):
+                await self._listings.refresh()
+            self._take_rates()
+            tasks.create_task(self._listings.run(), name="pnl.listings")
+            tasks.create_task(self._follow_rates(), name="pnl.rates")
             await self._enter_layout()
             tasks.create_task(self._follow_layout(), name="pnl.layout")
             tasks.create_task(self._serve(), name="pnl.serve")
@@ -124,6 +133,16 @@ class PnlWorker:
             tasks.create_task(self._keep_cache(), name="pnl.cache")
             tasks.create_task(self._keep_held(), name="pnl.held")
         raise AssertionError("none of the tasks returns")
+
+    async def _follow_rates(self) -> NoReturn:
+        """Convert by what is listed now."""
+        while True:
+            self._take_rates()
+            await asyncio.sleep(_RATES_EVERY_S)
+
+    def _take_rates(self) -> None:
+        if self._listings.rates is not self._book.rates.book:
+            self._book.set_rates(self._listings.rates)
 
     async def _enter_layout(self) -> None:
         """Wait until the number of shards that this worker knows is in force: before that, nobody would listen."""
@@ -290,15 +309,10 @@ class PnlWorker:
         return bodies
 
     def _body(self, slot: int, as_of_ms: int) -> bytes:
-        snapshot = pnl_snapshot(
-            self._book.user_book(slot),
-            self._book.prices.known,
-            self._pace.place,
-            as_of_ms=as_of_ms,
-            # While the feed is silent no price is fresh, however young.
-            stale_after_ms=-1 if self._pace.is_silent else self._stale_after_ms,
-        )
-        return msgspec.json.encode(snapshot)
+        # While the feed is silent no price is fresh, however young.
+        stale_after_ms = -1 if self._pace.is_silent else self._stale_after_ms
+        prices = Prices(self._book.prices.known, self._book.rates.book, as_of_ms, stale_after_ms)
+        return msgspec.json.encode(pnl_snapshot(self._book.user_book(slot), prices, self._pace.place))
 
     async def _keep_held(self) -> NoReturn:
         """Tell the price worker which symbols stand in a position."""
