@@ -17,12 +17,12 @@ from app.api.authentication import Caller
 from app.api.context import Web
 from app.api.fields import Id, Moment, QueryParameters
 from app.api.problems import Problem
+from app.domain.book_samples import figures_of
 from app.domain.candles import Candle, Figures, combine
 from app.domain.day_boundaries import day_of
 from app.domain.day_pnl import Known
 from app.domain.pnl_snapshot import Prices, value_book
 from app.domain.positions import UserBook
-from app.domain.valuation import Totals
 from app.repositories.accounts import AccountRepository
 from app.repositories.books import BookRepository
 from app.repositories.history import HistoryRepository, Resolution, Scope
@@ -199,21 +199,6 @@ def figures_now(book: UserBook, prices: Prices, account_ids: Sequence[str], now:
         if account.account_id in account_ids:
             figures += figures_of(totals)
     return Known(now, figures)
-
-
-def figures_of(totals: Totals) -> Figures:
-    """What is kept of totals. Where a price or a rate is missing, what needs it is unknown."""
-    is_known = not totals.unpriced
-    return Figures(
-        realized_pnl_gross=totals.realized.gross,
-        fees=totals.realized.fees,
-        funding=totals.realized.funding,
-        unrealized_pnl=totals.unrealized_pnl if is_known else None,
-        fx_pnl=totals.fx_pnl if is_known else None,
-        net_deposits=totals.net_deposits,
-        is_complete=totals.is_complete,
-        is_stale=totals.is_stale,
-    )
 
 
 def _together(found: Sequence[dict[datetime, Known]], moment: datetime) -> Known:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 import msgspec
 from fastapi import Query, Response
@@ -23,7 +23,7 @@ from app.domain.day_pnl import Known
 from app.domain.decimals import to_units
 from app.domain.history_statements import explanation_statement, parts_statement
 from app.domain.positions import Position, UserBook
-from app.domain.prices import Basis, Price
+from app.domain.prices import Basis, Price, ValueSource
 from app.domain.statements import timestamp
 from app.repositories.database import snapshot
 from app.repositories.history import HistoryRepository
@@ -150,21 +150,12 @@ def _live_marks(web: Web, currency: str, made: History, names: Mapping[str, str]
     known = web.market.board.prices
     found: dict[str, Decimal] = {}
     for name in names.values():
-        symbol, _, source = name.partition("@")
+        symbol, _, source = name.partition(" ")
         price = known.get(symbol)
-        value = None if price is None else price.price if not source else _of_source(price, source)
+        value = None if price is None else price.quoted(cast("ValueSource", source)) if source else price.price
         if value is not None:
             found[name] = value
     return Marks(found, _rates(web, currency, made, known))
-
-
-def _of_source(price: Price, source: str) -> Decimal | None:
-    """A price by what it is, as :func:`app.domain.attribution.mark_name` names it."""
-    if source in {"bid", "ask"}:
-        chosen = price.on_basis("exit", is_long=source == "bid")
-    else:
-        chosen = price.on_basis(source, is_long=True)  # type: ignore[arg-type]
-    return None if chosen is None else chosen[0]
 
 
 def _rates(web: Web, currency: str, made: History, prices: Mapping[str, Price]) -> dict[str, Decimal]:

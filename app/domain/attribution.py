@@ -27,7 +27,7 @@ from app.domain.account_replay import Held
 from app.domain.decimals import convert_units, exact, to_units
 from app.domain.ledger import FLAT, LedgerState
 from app.domain.positions import Converted
-from app.domain.prices import Basis
+from app.domain.prices import Basis, source_on
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,10 +66,8 @@ class Marks(msgspec.Struct, frozen=True):
 
 def mark_name(symbol: str, basis: Basis, *, is_long: bool) -> str:
     """Under which name a price is kept: the symbol alone for what values it by default, else with what it is."""
-    if basis == "auto":
-        return symbol
-    source = ("bid" if is_long else "ask") if basis == "exit" else basis
-    return f"{symbol}@{source}"
+    source = source_on(basis, is_long=is_long)
+    return symbol if source is None else f"{symbol} {source}"
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,8 +4,6 @@ Exact, in the settle asset, in arrays by row of the book. A row is used again by
 another position after it ended; its slot, which is never used again, tells.
 """
 
-from collections.abc import Sequence
-
 import msgspec
 import numpy as np
 
@@ -62,13 +60,6 @@ class Excursions:
     def unsaved(self, most: int) -> list[Excursion]:
         """Up to so many that moved since they were last taken."""
         return self._take(np.flatnonzero(self._unsaved)[:most].astype(np.int32))
-
-    def put_back(self, excursions: Sequence[Excursion]) -> None:
-        """What was taken could not be saved: those whose rows still stand are due again."""
-        wanted = {excursion.position_id for excursion in excursions}
-        for row, position_id in enumerate(self._position_ids):
-            if position_id in wanted:
-                self._unsaved[row] = True
 
     def _begin(self, rows: Indices, high: High, low: Low) -> None:
         self._slot[rows] = self._rows.slot[rows]

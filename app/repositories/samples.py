@@ -10,11 +10,11 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
-import msgspec
 from sqlalchemy import ARRAY, Boolean, Text, Uuid, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.domain.candles import Figures
+from app.domain.book_samples import Sample
+from app.domain.excursions import Excursion
 from app.repositories.database import transaction
 from app.repositories.figures import units_text
 
@@ -74,23 +74,6 @@ _WRITE_EXCURSIONS: Final = text(
     bindparam("positions", type_=ARRAY(Uuid(as_uuid=False))),
     *(bindparam(name, type_=ARRAY(Text)) for name in ("worst", "best")),
 )
-
-
-class Sample(msgspec.Struct, frozen=True):
-    """What a scope is worth. ``account_id`` is None for all accounts of a user together."""
-
-    scope_id: str
-    user_id: str
-    account_id: str | None
-    figures: Figures
-
-
-class Excursion(msgspec.Struct, frozen=True):
-    """The lowest and highest unrealised profit of a position so far, in units of 1e-18 of its settle asset."""
-
-    position_id: str
-    worst: int
-    best: int
 
 
 class NotLeading(Exception):

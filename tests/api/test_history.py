@@ -8,10 +8,12 @@ from typing import Any
 import httpx2
 import pytest
 
+from app.domain.book_samples import Sample
 from app.domain.candles import Figures
 from app.domain.decimals import UNITS
+from app.domain.excursions import Excursion
 from app.repositories.leases import LeaseRepository
-from app.repositories.samples import Excursion, Sample, SampleRepository
+from app.repositories.samples import SampleRepository
 
 from .conftest import Api, OpenPosition
 

@@ -256,10 +256,12 @@ def test_the_parts_sum_to_the_change_and_days_to_the_whole(
 ) -> None:
     desk = desk_of(script)
     symbols = sorted({one.symbol for one in desk.instruments.values()})
-    marks = {
-        moment: Marks({symbol: data.draw(decimals(8, 5)) for symbol in symbols}, {"BTC": data.draw(decimals(2, 5))})
-        for moment in sorted(set(moments))
-    }
+    assets = sorted({one.settle for one in INSTRUMENTS} - {"USDT"})
+
+    def drawn(names: list[str], digits: int) -> dict[str, Decimal]:
+        return {name: data.draw(decimals(digits, 5)) for name in names}
+
+    marks = {moment: Marks(drawn(symbols, 8), drawn(assets, 2)) for moment in sorted(set(moments))}
 
     def total_at(moment: int) -> int:
         cycles = desk.cycles_at(at(moment)).values()

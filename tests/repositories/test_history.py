@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.domain.book_samples import Sample
 from app.domain.candles import Candle, Figures, combine, sample
 from app.domain.day_pnl import Known
+from app.domain.excursions import Excursion
 from app.repositories.database import transaction
 from app.repositories.fills import Holder
 from app.repositories.history import HistoryRepository, Resolution
 from app.repositories.leases import LeaseRepository
 from app.repositories.revised_days import mark_days_revised
 from app.repositories.roll_up import RollUpRepository
-from app.repositories.samples import Excursion, NotLeading, Sample, SampleRepository
+from app.repositories.samples import NotLeading, SampleRepository
 
 from .conftest import new_user
 
