@@ -26,6 +26,7 @@ from app.domain.prices import Feed, Price
 from app.repositories.accounts import AccountRepository
 from app.repositories.fills import Holder, record_fill
 from app.repositories.positions import PositionRepository
+from app.repositories.transfers import TransferRepository
 from app.repositories.users import UserRepository
 from app.websocket.mirror import PnlMirror, Row
 from app.workers.pnl_worker import run_pnl_worker
@@ -80,6 +81,24 @@ class Trader:
         if is_published:
             await publish_event(self._redis, event, TIMEOUT_S)
         return recorded.positions
+
+    async def deposit(self, amount: str, asset: str, *, rate: str) -> None:
+        """Record a deposit at a rate."""
+        now = datetime.now(UTC)
+        async with self._engine.begin() as connection:
+            seq = await UserRepository(connection).advance(self.user_id)
+            await TransferRepository(connection).add(
+                user_id=self.user_id,
+                account_id=self.account_id,
+                kind="deposit",
+                asset=asset,
+                amount=Decimal(amount),
+                rate_to_reporting=Decimal(rate),
+                note="",
+                at=now,
+                now=now,
+            )
+        await publish_event(self._redis, LedgerEvent(self.user_id, seq, "account", now, [], {}), TIMEOUT_S)
 
 
 class Market:
@@ -225,12 +244,12 @@ def statement_of(row: Row) -> dict[str, Any]:
     return decoded
 
 
-async def cached(redis: "Redis", trader: Trader) -> dict[str, object]:
+async def cached(redis: "Redis", trader: Trader) -> dict[str, Any]:
     """The cached body of ``GET /pnl``, once it is there."""
     async with asyncio.timeout(TIMEOUT_S):
         while True:
             body = await redis.get(keys.pnl_cache(trader.user_id))
             if body is not None:
-                decoded: dict[str, object] = msgspec.json.decode(body)
+                decoded: dict[str, Any] = msgspec.json.decode(body)
                 return decoded
             await asyncio.sleep(0.05)
