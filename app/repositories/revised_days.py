@@ -23,7 +23,7 @@ _COUNT: Final = text(
 )
 _RESTATE: Final = text(
     """
-    UPDATE history_scopes SET restate_from = least(restate_from, :since)
+    UPDATE history_scopes SET restate_from = least(restate_from, :since), corrected_at = clock_timestamp()
     WHERE account_id = :account_id OR scope_id = (SELECT user_id FROM accounts WHERE id = :account_id)
     """
 )

@@ -10,10 +10,11 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
-from sqlalchemy import ARRAY, Boolean, Text, Uuid, bindparam, text
+from sqlalchemy import ARRAY, Boolean, DateTime, Text, Uuid, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.domain.book_samples import Sample
+from app.domain.candles import Figures
 from app.domain.excursions import Excursion
 from app.repositories.database import transaction
 from app.repositories.figures import units_text
@@ -53,6 +54,20 @@ _WRITE: Final = text(
     WHERE known.epoch < excluded.epoch
     """
 ).bindparams(_IDS[0], *_AMOUNTS, *_FLAGS)
+
+_RESTATE: Final = text(
+    """
+    INSERT INTO equity_minutes (
+        scope_id, at, realized_pnl_gross, fees, funding, unrealized_pnl, fx_pnl, net_deposits, is_complete, is_stale,
+        epoch
+    )
+    SELECT :scope, at, gross::numeric, fees::numeric, funding::numeric, unrealized::numeric, fx::numeric,
+           deposits::numeric, is_complete, is_stale, :epoch
+    FROM unnest(:moments, :gross, :fees, :funding, :unrealized, :fx, :deposits, :is_complete, :is_stale)
+        AS given (at, gross, fees, funding, unrealized, fx, deposits, is_complete, is_stale)
+    ON CONFLICT (scope_id, at) DO NOTHING
+    """
+).bindparams(bindparam("moments", type_=ARRAY(DateTime(timezone=True))), *_AMOUNTS, *_FLAGS)
 
 _WRITE_MARKS: Final = text(
     """
@@ -94,18 +109,23 @@ class SampleRepository:
         """
         scopes = {"scopes": [one.scope_id for one in samples]}
         async with transaction(self._engine) as connection:
-            await self._require_lease(connection)
+            await self.require_lease(connection)
             if has_new:
                 whose = {"users": [one.user_id for one in samples], "accounts": [one.account_id for one in samples]}
                 await connection.execute(_ADD_SCOPES, {"at": at, "before": before, **scopes, **whose})
-            parameters = {"at": at, "epoch": self._lease["epoch"], **scopes, **_columns(samples)}
+            parameters = {
+                "at": at,
+                "epoch": self._lease["epoch"],
+                **scopes,
+                **_columns([one.figures for one in samples]),
+            }
             await connection.execute(_WRITE, parameters)
 
     async def write_marks(self, at: datetime, marks: Mapping[str, Decimal]) -> None:
         """Keep the prices that the samples of a minute were valued at."""
         prices = [f"{price:f}" for price in marks.values()]
         async with transaction(self._engine) as connection:
-            await self._require_lease(connection)
+            await self.require_lease(connection)
             parameters = {"at": at, "role": self._lease["role"], "symbols": list(marks), "prices": prices}
             await connection.execute(_WRITE_MARKS, parameters)
 
@@ -117,16 +137,27 @@ class SampleRepository:
             "best": [units_text(one.best) for one in excursions],
         }
         async with transaction(self._engine) as connection:
-            await self._require_lease(connection)
+            await self.require_lease(connection)
             await connection.execute(_WRITE_EXCURSIONS, parameters)
 
-    async def _require_lease(self, connection: AsyncConnection) -> None:
+    async def restate(
+        self, connection: AsyncConnection, scope_id: str, samples: Sequence[tuple[datetime, Figures]]
+    ) -> None:
+        """Put samples of one scope where none are, within the caller's transaction."""
+        parameters = {
+            "scope": scope_id,
+            "epoch": self._lease["epoch"],
+            "moments": [at for at, _ in samples],
+            **_columns([figures for _, figures in samples]),
+        }
+        await connection.execute(_RESTATE, parameters)
+
+    async def require_lease(self, connection: AsyncConnection) -> None:
         if not await connection.scalar(_IS_LEADER, self._lease):
             raise NotLeading(self._lease["role"])
 
 
-def _columns(samples: Sequence[Sample]) -> dict[str, list[str | None] | list[bool]]:
-    figures = [one.figures for one in samples]
+def _columns(figures: Sequence[Figures]) -> dict[str, list[str | None] | list[bool]]:
     return {
         "gross": [units_text(one.realized_pnl_gross) for one in figures],
         "fees": [units_text(one.fees) for one in figures],

@@ -303,6 +303,8 @@ history_scopes = Table(
     Column("days_until", _TIME, nullable=False),
     # Where the ledger changed what is past: samples from there on are to be reckoned anew.
     Column("restate_from", _TIME),
+    Column("corrected_at", _TIME),
+    CheckConstraint("restate_from IS NULL OR corrected_at IS NOT NULL", name="corrected"),
 )
 Index("ix_history_scopes_user", history_scopes.c.user_id)
 Index("ix_history_scopes_hours_until", history_scopes.c.hours_until)

@@ -17,8 +17,10 @@ from app.domain.book_samples import BookSampler, FrozenPrices, Sample
 from app.domain.candles import Figures
 from app.domain.excursions import Excursion
 from app.repositories.database import DatabaseUnavailable
+from app.repositories.restating import RestatingRepository
 from app.repositories.roll_up import RollUpRepository
 from app.repositories.samples import NotLeading, SampleRepository
+from app.workers.history_restater import HistoryRestater
 from app.workers.minute_turn import MINUTE_MS, MinuteTurn
 
 log = structlog.get_logger(__name__)
@@ -43,12 +45,19 @@ class HistoryKeeper:
     """Of one book, for the holder of its lease."""
 
     def __init__(
-        self, book: Book, samples: SampleRepository, roll_up: RollUpRepository, *, stale_after_ms: int
+        self,
+        book: Book,
+        samples: SampleRepository,
+        roll_up: RollUpRepository,
+        restating: RestatingRepository,
+        *,
+        stale_after_ms: int,
     ) -> None:
         self._book = book
         self._sampler = BookSampler(book)
         self._samples = samples
         self._roll_up = roll_up
+        self._restater = HistoryRestater(restating, lambda: book.rates.book)
         self._stale_after_ms = stale_after_ms
         self._minute = MinuteTurn()
         self._frozen: FrozenPrices | None = None
@@ -154,11 +163,13 @@ class HistoryKeeper:
         while True:
             try:
                 await self._round(datetime.now(UTC))
-            except DatabaseUnavailable as error:
+            except (DatabaseUnavailable, NotLeading) as error:
                 log.warning("history.not_summed_up", reason=str(error))
             await asyncio.sleep(_ROUND_EVERY_S)
 
     async def _round(self, now: datetime) -> None:
+        # First, for what is due to it is not summed up before.
+        await self._restater.round()
         over = now - _GRACE
         await _while_full(lambda: self._roll_up.sum_up_hours(over, _SCOPES_PER_STEP), _SCOPES_PER_STEP)
         await _while_full(lambda: self._roll_up.sum_up_days(over, _SCOPES_PER_STEP), _SCOPES_PER_STEP)

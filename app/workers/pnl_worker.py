@@ -38,6 +38,7 @@ from app.repositories.books import BookRepository
 from app.repositories.database import DatabaseUnavailable
 from app.repositories.layouts import LayoutRepository, role_of
 from app.repositories.leases import LeaseRepository
+from app.repositories.restating import RestatingRepository
 from app.repositories.roll_up import RollUpRepository
 from app.repositories.samples import SampleRepository
 from app.workers.book_keeper import BookKeeper
@@ -83,6 +84,7 @@ class PnlWorker:
         leadership: Leadership,
         samples: SampleRepository,
         roll_up: RollUpRepository,
+        restating: RestatingRepository,
         *,
         shard: Shard,
         epoch: int,
@@ -109,7 +111,7 @@ class PnlWorker:
         self._instances = InstanceKeeper(self._watchers, redis, redis_timeout_s)
         self._pace = PnlPace(time.monotonic())
         self._day = DayTurn()
-        self._history = HistoryKeeper(self._book, samples, roll_up, stale_after_ms=stale_after_ms)
+        self._history = HistoryKeeper(self._book, samples, roll_up, restating, stale_after_ms=stale_after_ms)
         self._event_ms = 0
         self._has_spoken = asyncio.Event()
         self._prices_are_lost = False
@@ -378,14 +380,16 @@ async def run_pnl_worker(
     readiness = Readiness(leases, "pnl", holder, lease_ttl_ms, partial(is_reachable, redis, redis_timeout_s))
     epoch = await readiness.stand_by(leadership)
     shard = roles[leadership.role]
+    samples = SampleRepository(engine, leadership.role, epoch)
     try:
         worker = PnlWorker(
             BookRepository(engine, shard),
             LayoutRepository(engine),
             redis,
             leadership,
-            SampleRepository(engine, leadership.role, epoch),
+            samples,
             RollUpRepository(engine, shard, minutes_for=minutes_for, hours_for=hours_for),
+            RestatingRepository(engine, samples, shard),
             shard=shard,
             epoch=epoch,
             stale_after_ms=stale_after_ms,

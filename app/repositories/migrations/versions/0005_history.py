@@ -35,6 +35,10 @@ def _create_scopes() -> None:
         sa.Column("hours_until", sa.DateTime(timezone=True), nullable=False),
         sa.Column("days_until", sa.DateTime(timezone=True), nullable=False),
         sa.Column("restate_from", sa.DateTime(timezone=True)),
+        sa.Column("corrected_at", sa.DateTime(timezone=True)),
+        sa.CheckConstraint(
+            "restate_from IS NULL OR corrected_at IS NOT NULL", name=op.f("ck_history_scopes_corrected")
+        ),
         sa.PrimaryKeyConstraint("scope_id", name=op.f("pk_history_scopes")),
         sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_history_scopes_user_id")),
         sa.ForeignKeyConstraint(["account_id"], ["accounts.id"], name=op.f("fk_history_scopes_account_id")),
