@@ -86,6 +86,8 @@ class RatesInUse:
 
     def of_any(self, columns: Mask) -> Mask:
         """By pair: whether any of its columns is in a mask."""
+        if not self.pairs:
+            return np.zeros(0, np.bool_)
         # The last of them is for who goes no way.
         among: Mask = np.append(columns, False)
         return among[self._first[: len(self)]] | among[self._second[: len(self)]]
