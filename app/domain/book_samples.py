@@ -24,9 +24,9 @@ from app.domain.positions import NOTHING_REALIZED, AccountBook, Realized, is_kno
 from app.domain.valuation import Totals, value_position
 from app.domain.wide import Floats, High, Indices, Low, Mask, join, split, sum_by
 
-MAX_ROWS = 8000
-"""How many rows a slice may have before another begins: some milliseconds of work."""
-MAX_USERS = 200
+MAX_ROWS = 4000
+"""How many rows a slice may have before another begins: a few milliseconds of work."""
+MAX_USERS = 100
 
 
 class FrozenPrices(msgspec.Struct, frozen=True):

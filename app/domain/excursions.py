@@ -7,7 +7,7 @@ another position after it ended; its slot, which is never used again, tells.
 import msgspec
 import numpy as np
 
-from app.domain.position_rows import PositionRows
+from app.domain.position_rows import Kind, PositionRows
 from app.domain.slack_matrix import grown
 from app.domain.wide import High, Indices, Low, Mask, join
 
@@ -39,7 +39,8 @@ class Excursions:
         """Take in what rows are worth. The result: what was not saved of positions whose rows others have now."""
         if not len(rows):
             return []
-        self._make_room(int(rows.max()) + 1)
+        # For all rows at once: growing with the first round would copy the arrays again and again.
+        self._make_room(len(self._rows.kinds))
         is_new = self._slot[rows] != self._rows.slot[rows]
         fresh = rows[is_new]
         left = self._take(fresh[self._unsaved[fresh]])
@@ -53,9 +54,9 @@ class Excursions:
 
     def ended(self) -> list[Excursion]:
         """What was not saved of positions that stand no more."""
-        rows = np.flatnonzero(self._unsaved).astype(np.int32)
-        is_over = (self._rows.kinds[rows] == 0) | (self._slot[rows] != self._rows.slot[rows])
-        return self._take(rows[is_over])
+        known = min(len(self._unsaved), len(self._rows.kinds))
+        is_over = (self._rows.kinds[:known] == Kind.VACANT) | (self._slot[:known] != self._rows.slot[:known])
+        return self._take(np.flatnonzero(self._unsaved[:known] & is_over).astype(np.int32))
 
     def unsaved(self, most: int) -> list[Excursion]:
         """Up to so many that moved since they were last taken."""

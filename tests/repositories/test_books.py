@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.domain.positions import Realized
 from app.domain.shards import shard_of, shards_of
-from app.repositories.books import _IN_SHARD, BookRepository
+from app.repositories.books import IN_SHARD, BookRepository
 from app.repositories.fills import Holder
 
 from .conftest import fill, instrument, new_user, transfer
@@ -181,7 +181,7 @@ async def test_heads_tell_who_changed_since_a_moment(engine: AsyncEngine, alice:
 
 async def test_the_database_reckons_the_same_shard_for_every_user(engine: AsyncEngine) -> None:
     ids = [str(uuid4()) for _ in range(10_000)]
-    query = text(f"SELECT u.id::text FROM unnest(CAST(:ids AS uuid[])) AS u (id) WHERE {_IN_SHARD}")
+    query = text(f"SELECT u.id::text FROM unnest(CAST(:ids AS uuid[])) AS u (id) WHERE {IN_SHARD}")
 
     for shards in (2, 3, 64):
         for shard in {0, 1, shards - 1}:
