@@ -469,6 +469,31 @@ class TradeStatisticsBody(Body):
     best_mfe: _Amount | None
 
 
+class PnlCycle(Body):
+    """A closed cycle, in the reporting currency.
+
+    ``mae`` and ``mfe`` are the lowest and highest unrealised profit that minute
+    samples saw: null where none did, and for what settles in another asset.
+    ``efficiency`` is the net profit over ``mfe``.
+    """
+
+    position_id: str
+    account_id: str
+    symbol: str
+    opened_at: str
+    closed_at: str
+    hold_s: int
+    net_pnl: _Amount
+    mae: _Amount | None
+    mfe: _Amount | None
+    efficiency: _Amount | None
+
+
+class PnlCycles(Body):
+    items: list[PnlCycle]
+    next_cursor: str | None
+
+
 class PnlStatistics(Body):
     account_id: str | None
     currency: str

@@ -22,7 +22,7 @@ from app.api.curves import (
     stretches,
     zone_of,
 )
-from app.api.paging import Cursor, page_by_place, place_of
+from app.api.paging import Cursor, Limit, page_by_place, place_of
 from app.api.routing import new_router
 from app.domain.candles import Candle, sample
 from app.domain.day_boundaries import days_until, midnights_between
@@ -30,6 +30,7 @@ from app.domain.day_pnl import change_between, day_pnls
 from app.domain.history_statements import (
     candle_statement,
     change_statement,
+    cycle_statement,
     day_statement,
     performance_statement,
     trades_statement,
@@ -56,6 +57,13 @@ class HistoryFilter(Period):
 
     resolution: Literal["minute", "hour", "day"] = "hour"
     limit: Annotated[int, Field(ge=1, le=_MAX_SAMPLES)] = 500
+    cursor: Cursor | None = None
+
+
+class CyclesFilter(Period):
+    """Of which account, closed when, and which page of them."""
+
+    limit: Limit = 50
     cursor: Cursor | None = None
 
 
@@ -138,3 +146,16 @@ async def get_pnl_statistics(web: Opened, caller: Reader, wanted: Annotated[Peri
             "is_truncated": len(cycles) > _MAX_CYCLES,
         }
     )
+
+
+@router.get("/cycles", response_model=bodies.PnlCycles)
+async def list_pnl_cycles(web: Opened, caller: Reader, wanted: Annotated[CyclesFilter, Query()]) -> Response:
+    """Closed cycles with how far they went, the newest closed first."""
+    after, until = period_of(web, wanted)
+    place = place_of(wanted.cursor)
+    async with snapshot(web.database) as connection:
+        asked = await find_asked(connection, caller, wanted.account_id)
+        rows = await HistoryRepository(connection).closed_cycles(
+            caller.user_id, asked.account_ids, since=after, until=until, limit=wanted.limit + 1, after=place
+        )
+    return page_by_place(rows, wanted.limit, lambda cycle: Place(cycle.closed_at, cycle.position_id), cycle_statement)

@@ -13,7 +13,8 @@ from app.domain.decimals import format_decimal, format_units
 from app.domain.performance import DIGITS, Drawdown, Performance
 from app.domain.risk_ratios import PERIODS_PER_YEAR, calmar_ratio, sharpe_ratio, sortino_ratio, yearly_growth
 from app.domain.statements import timestamp
-from app.domain.trade_statistics import TradeStatistics
+from app.domain.trade_statistics import ClosedCycle, TradeStatistics
+from app.domain.valuation import fraction
 
 _SIX_PLACES: Final = Decimal(1).scaleb(-6)
 _LARGEST_RATIO: Final = Decimal(10) ** 30
@@ -115,6 +116,22 @@ def trades_statement(statistics: TradeStatistics) -> dict[str, Any]:
         "average_mfe": _units(statistics.average_best),
         "worst_mae": _units(statistics.worst),
         "best_mfe": _units(statistics.best),
+    }
+
+
+def cycle_statement(cycle: ClosedCycle) -> dict[str, Any]:
+    """``PnlCycle`` of the contract."""
+    return {
+        "position_id": cycle.position_id,
+        "account_id": cycle.account_id,
+        "symbol": cycle.symbol,
+        "opened_at": timestamp(cycle.opened_at),
+        "closed_at": timestamp(cycle.closed_at),
+        "hold_s": _seconds(cycle.closed_at - cycle.opened_at),
+        "net_pnl": format_units(cycle.net),
+        "mae": _units(cycle.worst),
+        "mfe": _units(cycle.best),
+        "efficiency": fraction(cycle.net, cycle.best) if cycle.best is not None and cycle.best > 0 else None,
     }
 
 

@@ -19,6 +19,9 @@ class ClosedCycle(msgspec.Struct, frozen=True, kw_only=True):
     minute's sample saw (MAE and MFE), None where none saw it.
     """
 
+    position_id: str = ""
+    account_id: str = ""
+    symbol: str = ""
     net: int
     opened_at: datetime
     closed_at: datetime

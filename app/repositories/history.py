@@ -14,6 +14,7 @@ from app.domain.day_pnl import Known
 from app.domain.decimals import to_units
 from app.domain.trade_statistics import ClosedCycle
 from app.repositories.figures import CANDLE, FIGURES, read_candle, read_figures, read_minute
+from app.repositories.paging import Place
 
 Resolution = Literal["minute", "hour", "day"]
 
@@ -75,23 +76,30 @@ _REVISIONS: Final = text("SELECT since, revisions FROM history_revisions WHERE a
     _ACCOUNTS
 )
 
+# How far a cycle went is known in its settle asset.
 _CYCLES: Final = text(
     """
-    SELECT coalesce(p.reported_gross - p.reported_fees + p.reported_funding,
+    SELECT p.id::text, p.account_id::text, p.symbol,
+           coalesce(p.reported_gross - p.reported_fees + p.reported_funding,
                     p.realized_pnl_gross - p.fees_published + p.funding_published),
            p.opened_at, p.closed_at,
            CASE WHEN p.reported_gross IS NULL THEN e.worst END, CASE WHEN p.reported_gross IS NULL THEN e.best END
     FROM positions p LEFT JOIN excursions e ON e.position_id = p.id
     WHERE p.user_id = :user_id AND p.account_id = ANY(:accounts) AND p.status = 'closed'
-      AND p.closed_at >= :since AND p.closed_at < :until
+      AND p.closed_at >= :since AND (p.closed_at, p.id) < (:until, CAST(:before AS uuid))
     ORDER BY p.closed_at DESC, p.id DESC LIMIT :limit
     """
 ).bindparams(_ACCOUNTS)
 
+_FIRST_ID: Final = "00000000-0000-0000-0000-000000000000"
+
 _FIRST_EVENT: Final = text(
     """
     SELECT a.id::text, least(
-        (SELECT min(executed_at) FROM trades t WHERE t.account_id = a.id),
+        (
+            SELECT opened_at FROM positions p WHERE p.user_id = a.user_id AND p.account_id = a.id
+            ORDER BY opened_at LIMIT 1
+        ),
         (SELECT min(at) FROM transfers t WHERE t.account_id = a.id)
     )
     FROM accounts a WHERE a.id = ANY(:accounts)
@@ -153,25 +161,39 @@ class HistoryRepository:
         return [(since, revisions) for since, revisions in rows]
 
     async def closed_cycles(
-        self, user_id: str, account_ids: Sequence[str], *, since: datetime, until: datetime, limit: int
+        self,
+        user_id: str,
+        account_ids: Sequence[str],
+        *,
+        since: datetime,
+        until: datetime,
+        limit: int,
+        after: Place | None = None,
     ) -> list[ClosedCycle]:
-        """Up to ``limit`` cycles that closed in ``[since, until)``, the newest first."""
+        """Up to ``limit`` cycles that closed in ``[since, until)``, the newest first, that follow ``after`` so."""
+        before = Place(until, _FIRST_ID) if after is None else after
         parameters = {
             "user_id": user_id,
             "accounts": list(account_ids),
             "since": since,
-            "until": until,
+            "until": before.at,
+            "before": before.id,
             "limit": limit,
         }
         return [
             ClosedCycle(
+                position_id=position_id,
+                account_id=account_id,
+                symbol=symbol,
                 net=to_units(net),
                 opened_at=opened_at,
                 closed_at=closed_at,
                 worst=None if worst is None else to_units(worst),
                 best=None if best is None else to_units(best),
             )
-            for net, opened_at, closed_at, worst, best in await self._connection.execute(_CYCLES, parameters)
+            for position_id, account_id, symbol, net, opened_at, closed_at, worst, best in (
+                await self._connection.execute(_CYCLES, parameters)
+            )
         ]
 
     async def first_events(self, account_ids: Sequence[str]) -> Mapping[str, datetime | None]:

@@ -59,7 +59,8 @@ _CLOSED: Final = text(
     SELECT settle, sum(realized_pnl_gross), sum(fees_published), sum(funding_published),
            sum(coalesce(reported_gross, realized_pnl_gross)), sum(coalesce(reported_fees, fees_published)),
            sum(coalesce(reported_funding, funding_published)), bool_and(is_converted AND fees_unpriced = '{}'::jsonb)
-    FROM positions WHERE account_id = :account AND status = 'closed' AND closed_at < :since GROUP BY settle
+    FROM positions
+    WHERE user_id = :user AND account_id = :account AND status = 'closed' AND closed_at < :since GROUP BY settle
     """
 )
 
@@ -139,7 +140,7 @@ class RestatingRepository:
             account_id, name, valuation, currency = (
                 await connection.execute(_ACCOUNT, {"account": due.account_id})
             ).one()
-            account = await _account_before(connection, account_id, name, valuation, begin)
+            account = await _account_before(connection, due, name, valuation, begin)
             parameters = {"account": account_id, "limit": most + 1}
             moved = [
                 MoneyMoved(at=at, asset=asset, amount=amount, rate=rate, is_adjustment=is_adjustment)
@@ -225,11 +226,13 @@ class RestatingRepository:
 
 
 async def _account_before(
-    connection: AsyncConnection, account_id: str, name: str, valuation: Basis, since: datetime
+    connection: AsyncConnection, due: Due, name: str, valuation: Basis, since: datetime
 ) -> AccountBook:
     """An account with what had closed in it before a moment, without transfers."""
+    assert due.account_id is not None
     books = []
-    for asset, *sums, is_complete in await connection.execute(_CLOSED, {"account": account_id, "since": since}):
+    parameters = {"user": due.user_id, "account": due.account_id, "since": since}
+    for asset, *sums, is_complete in await connection.execute(_CLOSED, parameters):
         gross, fees, funding, reported_gross, reported_fees, reported_funding = map(to_units, sums)
         books.append(
             AssetBook(
@@ -239,4 +242,4 @@ async def _account_before(
                 is_complete=is_complete,
             )
         )
-    return AccountBook(account_id=account_id, name=name, valuation=valuation, assets=tuple(books))
+    return AccountBook(account_id=due.account_id, name=name, valuation=valuation, assets=tuple(books))

@@ -310,6 +310,28 @@ async def test_statistics_of_closed_cycles(
     assert trades["current_streak"] == 0
 
 
+async def test_closed_cycles_come_in_pages_with_how_far_they_went(
+    alice: httpx2.AsyncClient, history: History, open_position: OpenPosition
+) -> None:
+    ids = []
+    for price in ("110", "95"):
+        position = await open_position(price="100")
+        ids.append(position["position_id"])
+        await close(alice, position, price)
+    await history.writer.write_excursions([Excursion(ids[0], -4 * UNITS, 16 * UNITS)])
+
+    first = await ask(alice, "cycles", limit=1)
+    second = await ask(alice, "cycles", limit=1, cursor=first["next_cursor"])
+
+    rows = [*first["items"], *second["items"]]
+    assert [row["position_id"] for row in rows] == ids[::-1]
+    assert [[row[name] for name in ("net_pnl", "mae", "mfe", "efficiency")] for row in rows] == [
+        ["-5", None, None, None],
+        ["10", "-4", "16", "0.625000"],
+    ]
+    assert second["next_cursor"] is None
+
+
 async def test_statistics_of_the_curve_are_not_moved_by_a_deposit(alice: httpx2.AsyncClient, history: History) -> None:
     account, start = await default_account(alice), ago(days=3)
     await history.samples(account, {start: 0, start + 60 * MINUTE: -200}, net_deposits=1000)
