@@ -278,6 +278,11 @@ class PriceBody(Body):
     bid: str | None
     ask: str | None
     last: str | None
+    mark: str | None = Field(default=None, description="What values a contract; null on spot.")
+    funding_rate: str | None = Field(
+        default=None, description="What a perpetual is expected to exchange next, as a share of its value."
+    )
+    next_funding_ms: int | None = Field(default=None, description="When it will.")
     event_ms: int | None
     received_ms: int | None
     fresh_ms: int | None
@@ -296,6 +301,9 @@ class FeedBody(Body):
     source: str
     age_ms: int | None
     simulated: bool
+    markets: dict[Literal["spot", "linear", "inverse"], Literal["live", "stale", "down", "simulated"]] | None = Field(
+        default=None, description="The state of each market; the one above is that of the worst that is needed."
+    )
 
 
 class Health(Body):

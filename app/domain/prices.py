@@ -4,8 +4,10 @@ from decimal import Decimal
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from app.domain.decimals import exact
+from app.domain.instruments import Market
 
 PriceSource = Literal["mid", "last", "mark"]
 Basis = Literal["auto", "mid", "last", "mark", "exit"]
@@ -22,11 +24,14 @@ ValueSource = Literal["mid", "last", "mark", "bid", "ask"]
 class Price(msgspec.Struct, frozen=True, array_like=True):
     """The newest price of one symbol, as the price worker publishes it.
 
-    ``price`` values positions; ``source`` says what it is: the middle of the
-    best bid and ask where both are current, else the last trade, or the mark.
+    ``price`` values positions; ``source`` says what it is: for spot the middle of
+    the best bid and ask where both are current, else the last trade; for contracts the mark.
     ``fresh_ms`` is the moment the price was certainly right, by the price
     worker's clock: the receive time, or earlier where the exchange's own time
     stamps show that it arrived late. Ages are counted from it.
+
+    ``funding_rate`` is what perpetuals are expected to exchange at ``next_funding_ms``,
+    as a share of their value; both None where there is no funding.
     """
 
     symbol: str
@@ -39,6 +44,8 @@ class Price(msgspec.Struct, frozen=True, array_like=True):
     event_ms: int
     received_ms: int
     fresh_ms: int
+    funding_rate: Decimal | None = None
+    next_funding_ms: int | None = None
 
     def on_basis(self, basis: Basis, *, is_long: bool) -> tuple[Decimal, ValueSource] | None:
         """The price that values a position on a basis, and what it is; None where the exchange gives no such price."""
@@ -87,12 +94,16 @@ class Feed(msgspec.Struct, frozen=True):
 
     ``state`` is ``simulated`` while simulated prices flow; a simulated feed that
     stops is ``stale`` or ``down`` like any other, so ``simulated`` is kept apart.
+
+    ``state`` and ``age_ms`` are those of the worst market in which something is held or
+    watched; ``markets`` says it of each.
     """
 
     state: FeedState
     source: str
     age_ms: int | None
     simulated: bool = False
+    markets: dict[Market, FeedState] | UnsetType = UNSET
 
 
 class StreamPosition(msgspec.Struct, frozen=True, array_like=True, order=True):

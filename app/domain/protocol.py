@@ -211,13 +211,19 @@ class GoingAway(_Reply, frozen=True, kw_only=True, tag="going_away"):
 
 
 class PriceRow(Struct, frozen=True, kw_only=True):
-    """One symbol's price in ``snapshot`` and ``update``."""
+    """One symbol's price in ``snapshot`` and ``update``.
+
+    Contracts have a mark, which values them, and say their funding: None with a delivery date. Spot has none of these.
+    """
 
     symbol: str
     price: Amount
     bid: Amount | None
     ask: Amount | None
     last: Amount | None
+    mark: Amount | UnsetType = UNSET
+    funding_rate: Amount | UnsetType | None = UNSET
+    next_funding_ms: Millis | UnsetType | None = UNSET
     event_ms: Millis
     received_ms: Millis
     fresh_ms: Annotated[int, Meta(description="When the price was certainly right: its age counts from here.")]

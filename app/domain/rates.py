@@ -23,6 +23,11 @@ _DIGITS: Final = Context(prec=24)
 """A rate that had to be divided has so many significant digits: more than any price it is made of."""
 
 
+def hub_symbols(instruments: Iterable[Instrument]) -> set[str]:
+    """The pairs between hubs: followed always, for who trades in an asset for the first time needs its rate at once."""
+    return {one.symbol for one in instruments if one.market == "spot" and one.base in HUBS and one.quote in HUBS}
+
+
 class Leg(msgspec.Struct, frozen=True):
     """One step of the way: multiply by the price of a symbol, or divide by it."""
 

@@ -290,6 +290,28 @@ api_tokens = Table(
 )
 Index("ix_api_tokens_user", api_tokens.c.user_id, api_tokens.c.created_at)
 
+# What the exchange settled, kept by the price worker. A stamp without a mark is not stored.
+funding_rates = Table(
+    "funding_rates",
+    metadata,
+    Column("symbol", Text, nullable=False),
+    Column("at", _TIME, nullable=False),
+    Column("rate", Numeric, nullable=False),
+    Column("mark", Numeric, nullable=False),
+    # The stamps of a long absence come late: whoever applies them asks for what is new by this.
+    Column("stored_at", _TIME, nullable=False, server_default=func.now()),
+    PrimaryKeyConstraint("symbol", "at"),
+    _finite("rate"),
+    _positive("mark"),
+)
+Index("ix_funding_rates_stored_at", funding_rates.c.stored_at)
+Index(
+    "ix_positions_contracts",
+    positions.c.symbol,
+    positions.c.opened_at,
+    postgresql_where=text("market <> 'spot'"),
+)
+
 # History. A scope is an account, or (with the user's own id) all accounts of a user who has several.
 history_scopes = Table(
     "history_scopes",

@@ -66,8 +66,10 @@ class MovingMarket:
         self.web: Web | None = None
         self.now_ms = time.time_ns() // 1_000_000
 
-    async def list_instruments(self) -> None:
-        await write_instruments(self._redis, INSTRUMENTS, 5.0)
+    async def list_instruments(self, *more: Instrument) -> None:
+        await write_instruments(self._redis, [*INSTRUMENTS, *more], 5.0)
+        if self.web is not None:
+            await self.web.market.listings.refresh()
 
     async def move(self, *, age_ms: int = 0, **prices: str) -> None:
         """Set prices, by symbol, that are ``age_ms`` old."""
