@@ -251,6 +251,22 @@ async def test_a_deposit_is_a_flow_of_its_day_and_no_profit(
     assert (item["pnl"], item["flows"], item["pct"]) == ("10", "1000", "0.010000")
 
 
+async def test_what_is_recorded_of_the_past_raises_the_revision_of_the_days_since(
+    api: Api, alice: httpx2.AsyncClient, history: History, open_position: OpenPosition
+) -> None:
+    account = await default_account(alice)
+    await history.samples(account, {ago(minutes=1): 0})
+    await open_position(price="90")
+    assert [item["revision"] for item in (await ask(alice, "daily", days=4))["items"]] == [1, 1, 1, 1]
+
+    late = ago(days=2)
+    await open_position(price="90", executed_at=late.isoformat())
+    await deposit(alice, "5", late + DAY)
+
+    assert [item["revision"] for item in (await ask(alice, "daily", days=4))["items"]] == [1, 2, 3, 3]
+    assert await api.scalar("SELECT restate_from FROM history_scopes") == late
+
+
 async def second_account(client: httpx2.AsyncClient) -> str:
     answer = await client.post("/api/v1/accounts", json={"name": "Second"})
     account_id: str = answer.json()["account_id"]

@@ -101,7 +101,7 @@ def expected(user: UserBook, known: dict[str, Price]) -> dict[str, Figures]:
     return {**figures, user.user_id: sum(figures.values(), NOTHING)} if len(figures) > 1 else figures
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(users("u1"), users("u2"), users("u3"), any_prices(), any_prices())
 def test_samples_are_those_of_the_plain_form_whatever_prices_do_meanwhile(
     one: UserBook, two: UserBook, three: UserBook, known: dict[str, Price], later: dict[str, Price]

@@ -16,10 +16,12 @@ from app.domain.book_samples import Sample
 from app.domain.candles import Candle, Figures, combine, sample
 from app.domain.day_pnl import Known
 from app.domain.excursions import Excursion
+from app.domain.shards import shards_of
 from app.repositories.database import transaction
 from app.repositories.fills import Holder
 from app.repositories.history import HistoryRepository, Resolution
 from app.repositories.leases import LeaseRepository
+from app.repositories.restating import RestatingRepository
 from app.repositories.revised_days import mark_days_revised
 from app.repositories.roll_up import RollUpRepository
 from app.repositories.samples import NotLeading, SampleRepository
@@ -337,3 +339,25 @@ async def test_a_correction_of_the_past_counts_from_where_it_begins(
         from_ = await connection.scalar(text("SELECT restate_from FROM history_scopes"))
 
     assert (done, from_) == ([True, True, False], START + 7 * MINUTE)
+
+
+async def test_every_scope_belongs_to_one_shard(engine: AsyncEngine, writer: SampleRepository) -> None:
+    holders = [await new_user(engine, f"user{number}") for number in range(6)]
+    for holder in holders:
+        await write(writer, holder, [(START, worth(1))])
+        async with transaction(engine) as connection:
+            assert await mark_days_revised(connection, holder.account_id, START - MINUTE)
+    shards = shards_of(3)
+
+    found = []
+    for shard in shards:
+        restating = RestatingRepository(engine, writer, shard)
+        while (due := await restating.next_due(0)) is not None:
+            found.append(due.user_id)
+            assert shard.has(due.user_id)
+            await restating.give_up(due)
+    kept = {"minutes_for": timedelta(days=1), "hours_for": timedelta(days=9)}
+    summed_up = [await RollUpRepository(engine, shard, **kept).sum_up_hours(START + HOUR, 100) for shard in shards]
+
+    assert sorted(found) == sorted(holder.user_id for holder in holders)
+    assert summed_up == [sum(shard.has(holder.user_id) for holder in holders) for shard in shards]

@@ -13,11 +13,18 @@ from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.domain.book import Book
 from app.domain.candles import Candle
-from app.repositories.database import create_engine, transaction
+from app.repositories.books import BookRepository
+from app.repositories.database import DatabaseUnavailable, create_engine, transaction
 from app.repositories.history import HistoryRepository, Resolution
+from app.repositories.leases import LeaseRepository
+from app.repositories.restating import RestatingRepository
+from app.repositories.roll_up import RollUpRepository
+from app.repositories.samples import SampleRepository
+from app.workers.history_keeper import HistoryKeeper
 from app.workers.minute_turn import MINUTE_MS, MinuteTurn
-from tests.domain.books import instrument
+from tests.domain.books import instrument, price
 from tests.workers.desk import Market, Trader, WebInstance, listening, until, working
 
 
@@ -210,3 +217,47 @@ async def test_positions_keep_how_far_they_went(
     async with transaction(engine) as connection:
         row = (await connection.execute(text("SELECT position_id::text, worst, best FROM excursions"))).one()
     assert tuple(row) == (opened[0].position_id, Decimal(-10), Decimal(6))
+
+
+class Away(SampleRepository):
+    """A database that cannot be reached for as many writes as are told."""
+
+    failures = 0
+
+    async def write(self, *arguments: Any, **more: Any) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise DatabaseUnavailable("away")
+        await super().write(*arguments, **more)
+
+
+@pytest.mark.parametrize(("failures", "minutes"), [(1, [1, 2]), (10**9, [])])
+async def test_a_database_that_is_away_costs_the_minutes_that_pass_meanwhile(
+    engine: AsyncEngine, trader: Trader, failures: int, minutes: list[int]
+) -> None:
+    await trader.trade("buy", "2", "90")
+    epoch = await LeaseRepository(engine).acquire("pnl:0/1", "test", 60_000)
+    assert epoch is not None
+    samples = Away(engine, "pnl:0/1", epoch)
+    samples.failures = failures
+    book = Book(5000)
+    for user in await BookRepository(engine).load([trader.user_id]):
+        book.upsert_user(user)
+    roll_up = RollUpRepository(engine, minutes_for=timedelta(days=1), hours_for=timedelta(days=9))
+    keeper = HistoryKeeper(book, samples, roll_up, RestatingRepository(engine, samples), stale_after_ms=5000)
+
+    task = asyncio.create_task(keeper.run())
+    start = datetime(2026, 3, 1, tzinfo=UTC)
+    try:
+        for minute in (0, 1, 2):
+            at_ms = int(start.timestamp() * 1000) + minute * MINUTE_MS + 10
+            book.set_prices([price("BTCUSDT", f"{100 + minute}", fresh_ms=at_ms)])
+            keeper.tick(at_ms, silent=False)
+            if minute and minutes:
+                await reached(engine, start + timedelta(minutes=minute))
+            await asyncio.sleep(0.05)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    assert list(await pnls(engine, trader)) == [start + timedelta(minutes=minute) for minute in minutes]
