@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from app.api import accounts, auth, explain, health, history, me, pnl, positions, symbols, trades
+from app.api import accounts, auth, explain, health, history, me, pnl, positions, realized, symbols, trades
 from app.api.middleware import BodyLimit, OriginGuard, RequestContext
 from app.api.openapi import describe
 from app.api.page import PageRoute
@@ -24,6 +24,7 @@ API_ROUTERS = (
     pnl.router,
     history.router,
     explain.router,
+    realized.router,
     symbols.router,
     health.router,
 )

@@ -70,6 +70,8 @@ class Settings(BaseSettings):
     """How many days every minute of what accounts are worth is kept; hours are kept longer, days for ever."""
     history_hour_days: Annotated[int, Field(ge=2, le=3660)] = 92
     reporting_currency: str = "USDT"
+    reconcile_every_s: Annotated[int, Field(ge=0, le=86_400)] = 900
+    """How often P&L workers hold rows, book and cache against the ledger; the first time at the start. 0: never."""
 
     stream_max_hz: Annotated[float, Field(gt=0, le=50)] = 10.0
     stream_default_hz: Annotated[float, Field(gt=0, le=50)] = 10.0

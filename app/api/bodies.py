@@ -197,6 +197,7 @@ class TradeBody(Body):
     source: str
     executed_at: str
     created_at: str
+    revision: int = Field(description="Grows with every edit. Its ETag.")
 
 
 class TradeRecorded(Body):
@@ -204,8 +205,83 @@ class TradeRecorded(Body):
     position: PositionBody
 
 
+class TradeDeleted(Body):
+    """A trade that is no more, and the positions that changed with it, as they are now."""
+
+    trade: TradeBody
+    positions: list[PositionBody]
+
+
+class TradeRevision(Body):
+    """An earlier form of a trade, and what ended it: which change, why, when, and the event that told of it."""
+
+    trade: TradeBody
+    change: Literal["edited", "deleted", "retagged"]
+    reason: str | None
+    at: str
+    event_seq: int
+
+
+class TradeRevisionList(Body):
+    items: list[TradeRevision]
+    next_cursor: None
+
+
 class TradeList(Body):
     items: list[TradeBody]
+    next_cursor: str | None
+
+
+class RealizedFigures(Body):
+    settle_asset: str
+    realized_pnl_gross: str = Field(pattern=_AMOUNT)
+    fees: str = Field(pattern=_AMOUNT)
+    funding: str = Field(pattern=_AMOUNT)
+    realized_pnl: str = Field(pattern=_AMOUNT, description="realized_pnl_gross - fees + funding")
+
+
+class RealizedRow(RealizedFigures):
+    """What one symbol realised. Cost and proceeds are negative where shorts were bought back."""
+
+    symbol: str
+    closing_trades: int
+    quantity_closed: str = Field(pattern=_AMOUNT)
+    cost: str = Field(pattern=_AMOUNT)
+    proceeds: str = Field(pattern=_AMOUNT)
+    fees_unpriced: dict[str, str]
+
+
+class RealizedTotals(RealizedFigures):
+    """The sums of the rows in one asset."""
+
+    is_complete: bool = Field(description="Whether every fee is valued.")
+
+
+class RealizedReport(Body):
+    """What was realised in a period, from its first moment to before its last."""
+
+    method: Literal["fifo", "lifo", "average"]
+    from_: str | None = Field(alias="from")
+    to: str | None
+    items: list[RealizedRow]
+    totals: list[RealizedTotals]
+
+
+class FundingBody(Body):
+    """What a position received (positive) or paid at a funding stamp, in the settle asset."""
+
+    position_id: str
+    symbol: str
+    at: str
+    signed_qty: str = Field(pattern=_AMOUNT)
+    mark_price: str = Field(pattern=_AMOUNT)
+    rate: str = Field(pattern=_AMOUNT)
+    amount: str = Field(pattern=_AMOUNT)
+    rate_to_reporting: str | None = Field(pattern=_AMOUNT)
+
+
+class FundingList(Body):
+    items: list[FundingBody]
     next_cursor: str | None
 
 

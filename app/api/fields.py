@@ -134,4 +134,5 @@ LoginName = Annotated[str, StringConstraints(min_length=1, max_length=64), After
 Strategy = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_printable)]
 Note = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_readable)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_printable)]
+Reason = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_printable)]
 ExternalId = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,64}$")]

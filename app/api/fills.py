@@ -1,5 +1,6 @@
 """From a request to a fill: its price, its fee, its account, and the position it meets."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -9,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.api.authentication import Caller
 from app.api.context import Web
+from app.api.corrections import correction_data
 from app.api.ledger_writes import Change
 from app.api.market import Market
 from app.api.problems import Problem, field_problem
@@ -45,8 +47,10 @@ def judge_fee(
     fee: Decimal | None,
     asset: str | None,
     rate: Decimal | None,
+    *,
+    is_of_now: bool = True,
 ) -> Fee:
-    """The fee of a fill. A third asset's is valued at the rate given, else at the current price, else not yet.
+    """The fee of a fill. A third asset's is valued at the rate given, for a fill of now else at the current price.
 
     Raises Problem.
     """
@@ -62,7 +66,9 @@ def judge_fee(
         if fee.copy_abs() >= quantity:
             raise field_problem("invalid_request", "fee", "A fee in the base asset must be less than the quantity.")
         return Fee(fee, asset)
-    return Fee(fee, asset, rate or _current_rate(market, asset, instrument.settle))
+    if rate is None and is_of_now:
+        rate = _current_rate(market, asset, instrument.settle)
+    return Fee(fee, asset, rate)
 
 
 def _current_rate(market: Market, asset: str, settle: str) -> Decimal | None:
@@ -77,6 +83,11 @@ def judge_moment(web: Web, executed_at: datetime | None) -> datetime | None:
     if executed_at is not None and executed_at > web.now() + _AHEAD:
         raise field_problem("invalid_request", "executed_at", "must not be in the future")
     return executed_at
+
+
+def is_of_now(web: Web, at: datetime | None) -> bool:
+    """Whether rates of now are those of a time."""
+    return at is None or web.now() - at <= _RATE_LASTS
 
 
 def fill_of(
@@ -114,7 +125,7 @@ def judge_rate(web: Web, asset: str, currency: str, given: Decimal | None, at: d
     """
     if asset == currency:
         return None
-    if given is not None or (at is not None and web.now() - at > _RATE_LASTS):
+    if given is not None or not is_of_now(web, at):
         return given
     return web.market.live_rate(asset, currency)
 
@@ -167,14 +178,19 @@ async def book(
         now=web.now(),
         max_open=web.policy.max_open_positions,
     )
-    if fill.executed_at is not None:
+    if fill.executed_at is not None and recorded.correction is None:
         await mark_days_revised(connection, account.account_id, fill.executed_at)
-    for position in recorded.positions:
+    refuse_too_large(web, recorded.positions, account)
+    return recorded
+
+
+def refuse_too_large(web: Web, positions: Iterable[Position], account: Account) -> None:
+    """Refuse positions worth more than can be summed up. Raises TooLarge."""
+    for position in positions:
         valued = web.market.value(position, account)
         for worth in (valued.value.market_value, valued.reported.market_value):
             if worth is not None and abs(worth) > to_units(MAX_VALUE):
                 raise TooLarge(f"a position may not be worth more than {MAX_VALUE:f}")
-    return recorded
 
 
 def fill_change(web: Web, recorded: Recorded, account: Account, body: dict[str, Any], status: int) -> Change:
@@ -183,4 +199,8 @@ def fill_change(web: Web, recorded: Recorded, account: Account, body: dict[str, 
         "trade": trade_statement(recorded.trade),
         "positions": [web.market.statement(position, account) for position in recorded.positions],
     }
-    return Change("fill", recorded.positions, data, body, status)
+    if recorded.correction is None:
+        return Change("fill", recorded.positions, data, body, status)
+    # No positions: what a late fill changed, figures of closed positions among it, is read from the database.
+    correction = correction_data(web, recorded.correction, account)
+    return Change("fill", [], data, body, status, corrections=[correction])

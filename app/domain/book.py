@@ -16,6 +16,7 @@ give the same integers as :mod:`app.domain.valuation`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from decimal import Decimal
 from typing import Literal, TypeAlias
 
@@ -66,6 +67,8 @@ class Holder(msgspec.Struct):
     accounts: tuple[AccountBook, ...]
     sums: Sums
     day_base: int | None
+    base_day: date | None = None
+    """The UTC day that began with the base, where that is known."""
     rows: dict[str, int] = msgspec.field(default_factory=dict)
     """Row by position id."""
     pairs: frozenset[int] = frozenset()
@@ -190,9 +193,10 @@ class Book:
         holder.ledger_seq = book.ledger_seq
         holder.accounts, holder.currency = book.accounts, book.currency
         holder.sums = Sums.of(book.accounts, book.positions, book.currency)
-        if holder.day_base is None:
-            # Else it stays: a load that began before midnight still brings the day's before.
-            holder.day_base = book.day_base
+        if holder.day_base is None or _corrects_base(book, holder):
+            # Else it stays: a load that began before midnight still brings the day's before, and one right after
+            # midnight comes before this day's was written down.
+            holder.day_base, holder.base_day = book.day_base, book.base_day
         current = {position.position_id for position in book.positions}
         for position_id in [known for known in holder.rows if known not in current]:
             self._remove(holder, position_id, None)
@@ -252,10 +256,17 @@ class Book:
         self.rates.set_book(rates)
         self.held_version += 1
 
-    def start_day(self, bases: Mapping[int, int]) -> None:
+    def forget_base(self, user_id: str, day: date) -> None:
+        """A correction left a user's total P&L at the beginning of a day unknown."""
+        holder = self._by_user.get(user_id)
+        if holder is not None and holder.base_day == day and holder.day_base is not None:
+            holder.day_base = None
+            self._note(holder)
+
+    def start_day(self, bases: Mapping[int, int], day: date | None = None) -> None:
         """Set everybody's total P&L at 00:00 UTC, by user slot; who is not among them has none that is known."""
         for holder in self._holders:
-            holder.day_base = bases.get(holder.slot)
+            holder.day_base, holder.base_day = bases.get(holder.slot), day
             self._note(holder)
 
     def fill_day(self, bases: Mapping[int, int]) -> dict[int, int]:
@@ -377,6 +388,7 @@ class Book:
             accounts=book.accounts,
             sums=Sums(book.currency),
             day_base=book.day_base,
+            base_day=book.base_day,
         )
         self._holders.append(holder)
         self._by_user[book.user_id] = holder
@@ -624,6 +636,11 @@ class Book:
         self._changes.setdefault(holder.slot, Change()).rows.update(rows)
         for row, measure in zip(rows, measures, strict=True):
             self._watched_rows.add(row, measure.column)
+
+
+def _corrects_base(book: UserBook, holder: Holder) -> bool:
+    """Whether a load knows the base of the very day that the holder has one of."""
+    return book.day_base is not None and book.base_day is not None and book.base_day == holder.base_day
 
 
 def _is_steep(rate: Decimal | None) -> bool:

@@ -137,11 +137,17 @@ def apply_fill(instrument: Instrument, state: LedgerState, fill: Fill) -> Ledger
 
 
 def apply_funding(instrument: Instrument, state: LedgerState, mark: Decimal, rate: Decimal) -> LedgerState:
-    """The state after a funding stamp: ``-q·m·p·rate`` (``-q·m/p·rate`` inverse), + is received."""
+    """The state after a funding stamp."""
+    payment = funding_payment(instrument, state.signed_qty, mark, rate)
     with exact():
-        notional = instrument.value(state.signed_qty, mark)
-        signed = notional if instrument.market == "inverse" else -notional
-        return msgspec.structs.replace(state, funding=state.funding + quantize_state(signed * rate))
+        return msgspec.structs.replace(state, funding=state.funding + payment)
+
+
+def funding_payment(instrument: Instrument, signed_qty: Decimal, mark: Decimal, rate: Decimal) -> Decimal:
+    """What a holding receives (+) or pays (-) at a stamp: ``-q·m·p·rate`` (``-q·m/p·rate`` inverse)."""
+    with exact():
+        notional = instrument.value(signed_qty, mark)
+        return quantize_state((notional if instrument.market == "inverse" else -notional) * rate)
 
 
 def closing_part(state: LedgerState, fill: Fill) -> Decimal:
@@ -245,11 +251,16 @@ def with_unpriced_fee(unpriced: Mapping[str, Decimal], fill: Fill) -> dict[str, 
 
 
 class Funding(msgspec.Struct, frozen=True, kw_only=True):
-    """One funding stamp of a perpetual: applied to what is held at that time."""
+    """One funding stamp of a perpetual: applied to what is held at that time.
+
+    ``rate_to_reporting`` is what a unit of the settle asset was worth at the time in
+    the reporting currency; no arithmetic of this module needs it.
+    """
 
     at: datetime
     mark: Decimal
     rate: Decimal
+    rate_to_reporting: Decimal | None = None
 
 
 class PositionState(msgspec.Struct, frozen=True, kw_only=True, gc=False):

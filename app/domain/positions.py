@@ -1,6 +1,6 @@
 """A position: one cycle from flat to flat, in one account, symbol, side and strategy."""
 
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Literal
 
@@ -102,17 +102,22 @@ NOTHING_REALIZED = Realized()
 
 def realized_of(position: Position) -> Realized:
     """The leaves of what a position realised, in its settle asset."""
-    state = position.state
-    return Realized(
-        gross=to_units(state.cash) + to_units(state.cost), fees=to_units(state.fees), funding=to_units(state.funding)
-    )
+    return realized_units(position.state, None)
 
 
 def reported_of(position: Position) -> Realized:
     """The leaves of what a position realised, in the reporting currency at the rates of their times."""
-    converted = position.converted
+    return realized_units(position.state, position.converted)
+
+
+def realized_units(state: LedgerState, converted: Converted | None) -> Realized:
+    """The leaves of what a state of the ledger realised: as converted, else in the settle asset."""
     if converted is None:
-        return realized_of(position)
+        return Realized(
+            gross=to_units(state.cash) + to_units(state.cost),
+            fees=to_units(state.fees),
+            funding=to_units(state.funding),
+        )
     return Realized(gross=to_units(converted.gross), fees=to_units(converted.fees), funding=to_units(converted.funding))
 
 
@@ -168,7 +173,7 @@ class UserBook(msgspec.Struct, frozen=True, kw_only=True):
 
     ``currency`` is what everything is reported in, ``positions`` are the open
     ones of all accounts, the default account comes first. ``day_base`` is total
-    P&L at 00:00 UTC in units of 1e-18, None if unknown.
+    P&L at 00:00 UTC of ``base_day`` in units of 1e-18, None if unknown.
     """
 
     user_id: str
@@ -177,3 +182,4 @@ class UserBook(msgspec.Struct, frozen=True, kw_only=True):
     accounts: tuple[AccountBook, ...]
     positions: tuple[Position, ...]
     day_base: int | None
+    base_day: date | None = None

@@ -6,15 +6,26 @@ from typing import Any
 import msgspec
 
 from app.domain.decimals import format_decimal
-from app.domain.ledger import Fill
+from app.domain.ledger import Fill, PositionSide
 from app.domain.statements import timestamp
 
 
+class ChainKey(msgspec.Struct, frozen=True):
+    """Which fills make positions together: those of one chain are netted, in the order they happened."""
+
+    user_id: str
+    account_id: str
+    symbol: str
+    position_side: PositionSide = "net"
+    strategy: str = ""
+
+
 class Trade(msgspec.Struct, frozen=True, kw_only=True):
-    """A fill as it was recorded. Immutable.
+    """A fill as it was recorded.
 
     ``opened_position_id`` is the position that the rest of the fill opened when
     it went through zero. ``fill.trade_id`` is the exchange's or client's own id.
+    ``revision`` counts the forms a fill has had: an edit keeps the earlier ones.
     """
 
     fill_id: str
@@ -27,6 +38,11 @@ class Trade(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     executed_at: datetime
     created_at: datetime
+    revision: int = 1
+
+    @property
+    def chain(self) -> ChainKey:
+        return ChainKey(self.user_id, self.account_id, self.symbol, self.fill.position_side, self.fill.strategy)
 
 
 def trade_statement(trade: Trade) -> dict[str, Any]:
@@ -51,4 +67,5 @@ def trade_statement(trade: Trade) -> dict[str, Any]:
         "source": trade.source,
         "executed_at": timestamp(trade.executed_at),
         "created_at": timestamp(trade.created_at),
+        "revision": trade.revision,
     }

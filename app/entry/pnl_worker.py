@@ -36,6 +36,7 @@ def main(settings: Settings) -> None:
                 shards=settings.pnl_shards,
                 minutes_for=timedelta(days=settings.history_minute_days),
                 hours_for=timedelta(days=settings.history_hour_days),
+                reconcile_every_s=settings.reconcile_every_s,
             )
 
     run_process("pnl-worker", settings, work, role_lost=(LeaseLost,))

@@ -3,10 +3,12 @@
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import date, datetime
+from decimal import Decimal
 from typing import Final
 
 import msgspec
 from sqlalchemy import ARRAY, Date, Numeric, Uuid, bindparam, select, text
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.domain.decimals import from_units, to_units
@@ -15,7 +17,7 @@ from app.domain.positions import AccountBook, AssetBook, Position, Realized, Use
 from app.domain.shards import EVERYBODY, Shard
 from app.repositories.database import snapshot, transaction
 from app.repositories.rows import POSITION_COLUMNS, position_reader
-from app.repositories.tables import day_opens, positions
+from app.repositories.tables import day_marks, day_opens, positions
 
 _IDS: Final = bindparam("ids", type_=ARRAY(Uuid(as_uuid=False)))
 
@@ -26,7 +28,8 @@ IN_SHARD: Final = "('x' || right(u.id::text, 8))::bit(32)::bigint % :shards = :s
 # down.
 _USERS: Final = text(
     """
-    SELECT u.id::text, u.ledger_seq, coalesce(d.total_pnl, CASE WHEN f.at IS NULL AND j.at IS NULL THEN 0 END)
+    SELECT u.id::text, u.ledger_seq, coalesce(d.total_pnl, CASE WHEN f.at IS NULL AND j.at IS NULL THEN 0 END),
+           today.day
     FROM users u
     CROSS JOIN (SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date AS day) today
     LEFT JOIN day_opens d ON d.user_id = u.id AND d.day = today.day
@@ -135,7 +138,7 @@ class BookRepository:
     async def load(self, user_ids: Sequence[str]) -> list[UserBook]:
         """The books of these users, all at one moment. Users that do not exist (or not in the shard) are left out."""
         async with snapshot(self._engine) as connection:
-            return await _load(connection, [user_id for user_id in user_ids if self._shard.has(user_id)])
+            return await load_books(connection, [user_id for user_id in user_ids if self._shard.has(user_id)])
 
     async def load_with_closed(self, user_id: str) -> tuple[UserBook, list[ClosedLeaf]] | None:
         """A user's book and what his closed positions realised by symbol, at one moment. None: there is no such user.
@@ -143,7 +146,7 @@ class BookRepository:
         Raises also TooManyLeaves.
         """
         async with snapshot(self._engine) as connection:
-            books = await _load(connection, [user_id])
+            books = await load_books(connection, [user_id])
             rows = (await connection.execute(_CLOSED_LEAVES, {"id": user_id, "limit": MAX_LEAVES + 1})).all()
         if len(rows) > MAX_LEAVES:
             raise TooManyLeaves
@@ -168,7 +171,7 @@ class BookRepository:
                     self._next_holders, {"after": after, "limit": batch_size, **self._of_shard}
                 )
                 ids = list(found)
-                books = await _load(connection, ids) if ids else []
+                books = await load_books(connection, ids) if ids else []
             if books:
                 yield books
             if len(ids) < batch_size:
@@ -197,14 +200,29 @@ class BookRepository:
             async with transaction(self._engine) as connection:
                 await connection.execute(_RECORD_DAY_BASES, parameters)
 
+    async def record_day_marks(self, day: date, marks: Mapping[str, Decimal]) -> None:
+        """Keep the price of each symbol at the start of a day; what was kept before stays."""
+        items = sorted(marks.items())
+        for start in range(0, len(items), _DAY_BASES_PER_STATEMENT):
+            rows = [
+                {"day": day, "symbol": symbol, "price": price}
+                for symbol, price in items[start : start + _DAY_BASES_PER_STATEMENT]
+            ]
+            async with transaction(self._engine) as connection:
+                await connection.execute(insert(day_marks).on_conflict_do_nothing(), rows)
+
     async def delete_day_bases_before(self, day: date) -> None:
         """Forget old days."""
         async with transaction(self._engine) as connection:
             await connection.execute(day_opens.delete().where(day_opens.c.day < day))
 
 
-async def _load(connection: AsyncConnection, ids: list[str]) -> list[UserBook]:
-    held = await _open_positions(connection, ids)
+async def load_books(
+    connection: AsyncConnection, ids: list[str], held: Mapping[str, Sequence[Position]] | None = None
+) -> list[UserBook]:
+    """The books of users within the caller's transaction; ``held`` are their open positions where they are known."""
+    if held is None:
+        held = await _open_positions(connection, ids)
     assets = await _assets(connection, ids)
     accounts: defaultdict[str, list[AccountBook]] = defaultdict(list)
     currencies: dict[str, str] = {}
@@ -220,8 +238,9 @@ async def _load(connection: AsyncConnection, ids: list[str]) -> list[UserBook]:
             accounts=tuple(accounts[user_id]),
             positions=tuple(held.get(user_id, ())),
             day_base=None if day_base is None else to_units(day_base),
+            base_day=day,
         )
-        for user_id, ledger_seq, day_base in await connection.execute(_USERS, {"ids": ids})
+        for user_id, ledger_seq, day_base, day in await connection.execute(_USERS, {"ids": ids})
         if user_id in currencies
     ]
 

@@ -45,6 +45,14 @@ _FILLS: Final = text(
 ).bindparams(_IDS)
 
 
+_FUNDING: Final = text(
+    """
+    SELECT position_id::text, at, amount, rate_to_reporting FROM funding_payments
+    WHERE position_id = ANY(:ids) AND at < :until ORDER BY at, position_id LIMIT :limit
+    """
+).bindparams(_IDS)
+
+
 class TooManyFills(Exception):
     """More cycles or fills than can be replayed for one answer."""
 
@@ -79,13 +87,18 @@ async def load_fills(
         "limit": most + 1,
     }
     ids = list(await connection.scalars(_CYCLES, parameters))
-    rows = list(await connection.execute(_FILLS, {"ids": ids, "until": until, "limit": most + 1}))
-    if max(len(ids), len(rows)) > most:
+    wanted = {"ids": ids, "until": until, "limit": most + 1}
+    rows = list(await connection.execute(_FILLS, wanted))
+    funding = [
+        PaidFunding(position_id=position_id, at=at, amount=amount, rate_to_reporting=rate)
+        for position_id, at, amount, rate in await connection.execute(_FUNDING, wanted)
+    ]
+    if max(len(ids), len(rows), len(funding)) > most:
         raise TooManyFills(most)
     read = position_reader()
     query = select(*POSITION_COLUMNS).where(positions.c.id == _IDS.any_())
     found = [read(row) for row in await connection.execute(query, {"ids": ids})]
-    return History(found, [_read_fill(row) for row in rows], ())
+    return History(found, [_read_fill(row) for row in rows], funding)
 
 
 def _read_fill(row: Sequence[Any]) -> RecordedFill:

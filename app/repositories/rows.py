@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
-from sqlalchemy import func, text, type_coerce
+from sqlalchemy import ARRAY, Column, ColumnElement, Uuid, any_, func, literal, text, type_coerce
 from sqlalchemy.dialects.postgresql import JSONB
 
 from app.domain.decimals import from_units, to_units
@@ -49,6 +49,10 @@ POSITION_COLUMNS: Final = (
 )
 
 _INSTRUMENT: Final = slice(3, 11)
+
+INSTRUMENT_COLUMNS: Final = POSITION_COLUMNS[_INSTRUMENT]
+"""The columns that say what is held."""
+
 _NONE: Final[dict[str, Decimal]] = {}
 
 
@@ -60,7 +64,7 @@ def position_reader() -> Callable[[Sequence[Any]], Position]:
         listed = tuple(row[_INSTRUMENT])
         instrument = instruments.get(listed)
         if instrument is None:
-            instrument = instruments[listed] = _instrument(listed)
+            instrument = instruments[listed] = to_instrument(listed)
         (side, strategy, signed_qty, cost, cash, fees, funding, unpriced, *rest) = row[11:]
         note, take_profit, stop_loss, status, opened_at, updated_at, closed_at, version, *converted = rest
         return Position(
@@ -90,6 +94,11 @@ def position_reader() -> Callable[[Sequence[Any]], Position]:
         )
 
     return read
+
+
+def any_of(column: Column[Any], ids: Sequence[str]) -> ColumnElement[bool]:
+    """Rows whose id is one of many, sent as one array: as single parameters there may not be more than 32,767."""
+    return column == any_(literal(list(ids), ARRAY(Uuid(as_uuid=False))))
 
 
 def converted_values(converted: Converted | None) -> dict[str, Any]:
@@ -141,7 +150,8 @@ def _converted(values: Sequence[Any]) -> Converted | None:
     return None if gross is None else Converted(gross=gross, fees=fees, funding=funding, is_complete=is_complete)
 
 
-def _instrument(listed: tuple[Any, ...]) -> Instrument:
+def to_instrument(listed: Sequence[Any]) -> Instrument:
+    """What is held, from a row of INSTRUMENT_COLUMNS."""
     symbol, market, base, quote, settle, multiplier, tick_size, step_size = listed
     return Instrument(
         symbol=symbol,

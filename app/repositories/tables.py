@@ -160,6 +160,15 @@ Index(
 # Read backwards for "newest first", so that a page is one range of the index.
 Index("ix_positions_user_status", positions.c.user_id, positions.c.status, positions.c.opened_at, positions.c.id)
 Index("ix_positions_user_opened", positions.c.user_id, positions.c.opened_at, positions.c.id)
+# Where a replay of a chain may begin.
+Index(
+    "ix_positions_chain",
+    positions.c.account_id,
+    positions.c.symbol,
+    positions.c.position_side,
+    positions.c.strategy,
+    positions.c.opened_at,
+)
 Index("ix_positions_symbol_status", positions.c.symbol, positions.c.status)
 
 trades = Table(
@@ -186,6 +195,7 @@ trades = Table(
     Column("rate_to_reporting", Numeric),
     Column("source", Text, nullable=False),
     Column("created_at", _TIME, nullable=False, server_default=func.now()),
+    Column("revision", BigInteger, nullable=False, server_default=text("1")),
     CheckConstraint("side IN ('buy', 'sell')", name="side"),
     CheckConstraint("position_side IN ('net', 'long', 'short')", name="position_side"),
     _finite("fee"),
@@ -198,6 +208,17 @@ Index(
     trades.c.trade_id,
     unique=True,
     postgresql_where=text("trade_id IS NOT NULL"),
+)
+# The order of a chain, in which its fills are replayed.
+Index(
+    "ix_trades_chain",
+    trades.c.account_id,
+    trades.c.symbol,
+    trades.c.position_side,
+    trades.c.strategy,
+    trades.c.executed_at,
+    trades.c.created_at,
+    trades.c.id,
 )
 Index("ix_trades_user_executed", trades.c.user_id, trades.c.executed_at, trades.c.id)
 Index("ix_trades_user_symbol_executed", trades.c.user_id, trades.c.symbol, trades.c.executed_at, trades.c.id)
@@ -310,6 +331,83 @@ Index(
     positions.c.symbol,
     positions.c.opened_at,
     postgresql_where=text("market <> 'spot'"),
+)
+
+# Earlier forms of fills that were edited or deleted: added, never changed.
+trade_revisions = Table(
+    "trade_revisions",
+    metadata,
+    Column("fill_id", _ID, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("user_id", _ID, ForeignKey("users.id"), nullable=False),
+    # What ended this form of the fill, when, why, and the event that told of it.
+    Column("change", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", _TIME, nullable=False),
+    Column("event_seq", BigInteger, nullable=False),
+    # The fill as it was: ``trade`` of the contract.
+    Column("data", JSONB, nullable=False),
+    PrimaryKeyConstraint("fill_id", "revision"),
+    CheckConstraint("change IN ('edited', 'deleted', 'retagged')", name="change"),
+)
+Index("ix_trade_revisions_user", trade_revisions.c.user_id, trade_revisions.c.at)
+
+# What is left of deleted fills: their ids, so that none is ever recorded again.
+deleted_trades = Table(
+    "deleted_trades",
+    metadata,
+    Column("fill_id", _ID, primary_key=True),
+    Column("user_id", _ID, ForeignKey("users.id"), nullable=False),
+    Column("account_id", _ID, ForeignKey("accounts.id"), nullable=False),
+    Column("symbol", Text, nullable=False),
+    Column("trade_id", Text),
+    Column("deleted_at", _TIME, nullable=False),
+)
+Index(
+    "uq_deleted_trades_trade_id",
+    deleted_trades.c.account_id,
+    deleted_trades.c.symbol,
+    deleted_trades.c.trade_id,
+    unique=True,
+    postgresql_where=text("trade_id IS NOT NULL"),
+)
+
+# What each position received (+) or paid (-) at each funding stamp: once, by the key.
+funding_payments = Table(
+    "funding_payments",
+    metadata,
+    Column("position_id", _ID, ForeignKey("positions.id"), nullable=False),
+    Column("at", _TIME, nullable=False),
+    Column("user_id", _ID, ForeignKey("users.id"), nullable=False),
+    Column("symbol", Text, nullable=False),
+    Column("signed_qty", Numeric, nullable=False),
+    Column("mark", Numeric, nullable=False),
+    Column("rate", Numeric, nullable=False),
+    Column("amount", Numeric, nullable=False),
+    Column("rate_to_reporting", Numeric),
+    PrimaryKeyConstraint("position_id", "at"),
+    _finite("signed_qty", "rate", "amount"),
+    _positive("mark", "rate_to_reporting"),
+)
+Index("ix_funding_payments_user_at", funding_payments.c.user_id, funding_payments.c.at, funding_payments.c.position_id)
+
+# Up to where each P&L worker has looked at what was settled, by the time it was stored.
+funding_turns = Table(
+    "funding_turns",
+    metadata,
+    Column("role", Text, primary_key=True),
+    Column("stored_at", _TIME, nullable=False),
+)
+
+# The price of each symbol at the beginning of each UTC day, for corrections of what was before it.
+day_marks = Table(
+    "day_marks",
+    metadata,
+    Column("symbol", Text, nullable=False),
+    Column("day", Date, nullable=False),
+    Column("price", Numeric, nullable=False),
+    PrimaryKeyConstraint("symbol", "day"),
+    _positive("price"),
 )
 
 # History. A scope is an account, or (with the user's own id) all accounts of a user who has several.

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
+from decimal import Decimal
 from functools import partial
 from typing import NoReturn
 
@@ -36,14 +37,18 @@ from app.domain.prices import Price
 from app.domain.shards import EVERYBODY, Shard, shards_of
 from app.repositories.books import BookRepository
 from app.repositories.database import DatabaseUnavailable
+from app.repositories.day_bases import unknown_days
+from app.repositories.funding_turns import FundingTurnRepository
 from app.repositories.layouts import LayoutRepository, role_of
 from app.repositories.leases import LeaseRepository
+from app.repositories.reconciliation import ReconciliationRepository
 from app.repositories.restating import RestatingRepository
 from app.repositories.roll_up import RollUpRepository
 from app.repositories.samples import SampleRepository
 from app.workers.book_keeper import BookKeeper
 from app.workers.cache_round import CacheRound
 from app.workers.day_turn import DayTurn
+from app.workers.funding_turn import FundingTurn
 from app.workers.history_keeper import HistoryKeeper
 from app.workers.inbox import Inbox
 from app.workers.instance_keeper import InstanceKeeper
@@ -51,6 +56,7 @@ from app.workers.leadership import Leadership
 from app.workers.pnl_pace import PnlPace
 from app.workers.pnl_publication import Publication
 from app.workers.readiness import Readiness
+from app.workers.reconciliation import Fence, Reconciliation, WorkerBooks
 from app.workers.schedule import Schedule
 from app.workers.watchers import Watchers
 
@@ -80,6 +86,8 @@ class PnlWorker:
         self,
         books: BookRepository,
         layouts: LayoutRepository,
+        funding: FundingTurnRepository,
+        ledger: ReconciliationRepository,
         redis: "Redis",
         leadership: Leadership,
         samples: SampleRepository,
@@ -92,6 +100,7 @@ class PnlWorker:
         reporting_currency: str,
         redis_timeout_s: float,
         cache_ttl_s: int,
+        reconcile_every_s: float,
     ) -> None:
         self._redis = redis
         self._redis_timeout_s = redis_timeout_s
@@ -108,7 +117,18 @@ class PnlWorker:
         self._publication = Publication(self._book, self._watchers, self._cache, book_epoch=epoch, shard=shard)
         self._publisher = PnlPublisher(redis, redis_timeout_s, cache_ttl_s, shard)
         self._keeper = BookKeeper(books, self._book, reporting_currency)
+        self._funding = FundingTurn(
+            funding, redis, redis_timeout_s, self._rate_now, is_active=lambda: leadership.is_certain
+        )
         self._instances = InstanceKeeper(self._watchers, redis, redis_timeout_s)
+        self.reconciliation = Reconciliation(
+            ledger,
+            redis,
+            redis_timeout_s=redis_timeout_s,
+            held=WorkerBooks(self._book, self._keeper, self._cache),
+            fence=Fence(role_of(shard), epoch, lambda: leadership.is_certain),
+        )
+        self._reconcile_every_s = reconcile_every_s
         self._pace = PnlPace(time.monotonic())
         self._day = DayTurn()
         self._history = HistoryKeeper(self._book, samples, roll_up, restating, stale_after_ms=stale_after_ms)
@@ -142,6 +162,9 @@ class PnlWorker:
             tasks.create_task(self._keep_cache(), name="pnl.cache")
             tasks.create_task(self._keep_held(), name="pnl.held")
             tasks.create_task(self._history.run(), name="pnl.history")
+            tasks.create_task(self._funding.run(), name="pnl.funding")
+            if self._reconcile_every_s:
+                tasks.create_task(self.reconciliation.keep(self._reconcile_every_s), name="pnl.reconciliation")
         raise AssertionError("none of the tasks returns")
 
     async def _follow_rates(self) -> NoReturn:
@@ -153,6 +176,12 @@ class PnlWorker:
     def _take_rates(self) -> None:
         if self._listings.rates is not self._book.rates.book:
             self._book.set_rates(self._listings.rates)
+
+    def _rate_now(self, asset: str, currency: str) -> Decimal | None:
+        """What an asset is worth in a currency; None where that is not known, or is too old."""
+        rate = self._book.rates.book.rate(asset, currency, self._book.prices.known)
+        is_fresh = rate is not None and _now_ms() - rate.fresh_ms <= self._stale_after_ms
+        return rate.value if rate is not None and is_fresh and not self._pace.is_silent else None
 
     async def _enter_layout(self) -> None:
         """Wait until the number of shards that this worker knows is in force: before that, nobody would listen."""
@@ -222,6 +251,9 @@ class PnlWorker:
     def _take_event(self, event: LedgerEvent) -> None:
         if not self._shard.has(event.user_id):
             return
+        if event.kind == "correction":
+            for day in unknown_days(event.data):
+                self._book.forget_base(event.user_id, day)
         # Accounts and corrections change what no position tells: sums, balances, what values an account.
         if (
             event.kind in {"account", "correction"}
@@ -284,11 +316,12 @@ class PnlWorker:
             return
         bases = self._book.day_bases()
         if turn.whose == "everybody":
-            self._book.start_day(bases)
+            self._book.start_day(bases, turn.day)
         else:
             bases = self._book.fill_day(bases)
-        if bases:
-            self._keeper.record_day(turn.day, {self._book.holder(slot).user_id: base for slot, base in bases.items()})
+        marks = {symbol: price.price for symbol, price in self._book.prices.known.items()}
+        totals = {self._book.holder(slot).user_id: base for slot, base in bases.items()}
+        self._keeper.record_day(turn.day, totals, marks)
 
     async def _keep_cache(self) -> NoReturn:
         """Write the P&L of watched users for REST, as much at a time as does not disturb the stream."""
@@ -367,8 +400,11 @@ async def run_pnl_worker(
     shards: int = 1,
     minutes_for: timedelta = timedelta(days=2),
     hours_for: timedelta = timedelta(days=92),
+    reconcile_every_s: float = 0.0,
 ) -> NoReturn:
     """Stand by until the lease of a shard is this worker's, then publish until cancelled.
+
+    With ``reconcile_every_s`` of zero nothing is reconciled.
 
     Raises (in an exception group): LeaseLost, another worker is active now;
     DatabaseUnavailable, the load at the start failed. Either way this process
@@ -385,6 +421,8 @@ async def run_pnl_worker(
         worker = PnlWorker(
             BookRepository(engine, shard),
             LayoutRepository(engine),
+            FundingTurnRepository(engine, shard),
+            ReconciliationRepository(engine, shard),
             redis,
             leadership,
             samples,
@@ -396,6 +434,7 @@ async def run_pnl_worker(
             reporting_currency=reporting_currency,
             redis_timeout_s=redis_timeout_s,
             cache_ttl_s=cache_ttl_s,
+            reconcile_every_s=reconcile_every_s,
         )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(leadership.keep(), name="pnl.lease")

@@ -168,6 +168,10 @@ class Api:
         async with transaction(self.web.database) as connection:
             return await connection.scalar(text(query))
 
+    async def execute(self, statement: str) -> None:
+        async with transaction(self.web.database) as connection:
+            await connection.execute(text(statement))
+
 
 Opener = Callable[..., Any]
 

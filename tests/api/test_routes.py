@@ -41,6 +41,12 @@ OPERATIONS = {
     "POST /api/v1/positions/{position_id}/close": "close_position",
     "POST /api/v1/trades": "record_trade",
     "GET /api/v1/trades": "list_trades",
+    "GET /api/v1/trades/{fill_id}": "get_trade",
+    "PATCH /api/v1/trades/{fill_id}": "edit_trade",
+    "DELETE /api/v1/trades/{fill_id}": "delete_trade",
+    "GET /api/v1/trades/{fill_id}/revisions": "list_revisions",
+    "GET /api/v1/pnl/realized": "get_realized",
+    "GET /api/v1/funding": "list_funding",
     "GET /api/v1/pnl": "get_pnl",
     "GET /api/v1/pnl/history": "get_pnl_history",
     "GET /api/v1/pnl/daily": "get_pnl_daily",
@@ -73,7 +79,7 @@ def test_every_router_of_the_folder_is_served() -> None:
 
     served = {id(router) for router in API_ROUTERS}
     assert {id(router) for router in routers} == served
-    assert len(API_ROUTERS) == len(served) == 10
+    assert len(API_ROUTERS) == len(served) == 11
 
 
 def document() -> dict[str, Any]:
@@ -120,6 +126,20 @@ def test_every_reference_in_the_document_leads_somewhere() -> None:
     check(found)
 
 
+async def corrections(client: httpx2.AsyncClient) -> dict[str, httpx2.Response]:
+    """The answers of everything that corrects a trade."""
+    trade = {"symbol": "BTCUSDT", "side": "buy", "quantity": "9", "price": "1", "strategy": "corrected"}
+    recorded = await client.post("/api/v1/trades", json=trade)
+    url = f"/api/v1/trades/{recorded.json()['trade']['fill_id']}"
+    match, reason = {"If-Match": "*"}, {"reason": "r"}
+    return {
+        "get_trade": await client.get(url),
+        "edit_trade": await client.patch(url, json={"price": "2", **reason}, headers=match),
+        "list_revisions": await client.get(f"{url}/revisions"),
+        "delete_trade": await client.delete(url, params=reason, headers=match),
+    }
+
+
 async def test_answers_keep_to_the_document(api: Api, alice: httpx2.AsyncClient, open_position: OpenPosition) -> None:
     position = await open_position(strategy="grid")
     await open_position(symbol="SOLUSDT", price="20")
@@ -152,6 +172,9 @@ async def test_answers_keep_to_the_document(api: Api, alice: httpx2.AsyncClient,
         "record_trade": await alice.post("/api/v1/trades", json=trade),
         "list_positions": await alice.get("/api/v1/positions", params={"status": "all"}),
         "list_trades": await alice.get("/api/v1/trades"),
+        **(await corrections(alice)),
+        "get_realized": await alice.get("/api/v1/pnl/realized"),
+        "list_funding": await alice.get("/api/v1/funding"),
         "get_pnl": await alice.get("/api/v1/pnl"),
         "get_pnl_history": await alice.get("/api/v1/pnl/history"),
         "get_pnl_daily": await alice.get("/api/v1/pnl/daily"),

@@ -19,7 +19,7 @@ from app.supervision.screen import Screen
 from tests.redis_servers import ClusterServers
 
 PROJECT = Path(__file__).parents[2]
-COMMANDS = ["all", "web", "price-worker", "pnl-worker", "simulator", "migrate", "check"]
+COMMANDS = ["all", "web", "price-worker", "pnl-worker", "simulator", "migrate", "check", "reconcile"]
 
 
 def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,6 +1,7 @@
 """The vectorised book gives the integers of the plain form, whatever happens to it."""
 
 from collections.abc import Iterable
+from datetime import date
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -619,3 +620,20 @@ def test_a_side_that_comes_and_goes_within_one_message_counts_once() -> None:
         worth.append(book.unrealized(0))
 
     assert worth == [90 * ONE, 90 * ONE, 0, 90 * ONE]
+
+
+def test_a_correction_of_the_days_base_is_taken_over_and_one_into_the_unknown_too() -> None:
+    book = book_of((position("p1"),))
+    today = date(2026, 3, 2)
+    loaded = user_book(position("p1"), ledger_seq=2)
+    book.start_day({0: 7}, today)
+
+    corrected = msgspec.structs.replace(loaded, ledger_seq=2, day_base=9, base_day=today)
+    book.upsert_user(msgspec.structs.replace(corrected, day_base=5, base_day=date(2026, 3, 1)))
+    assert book.holder(0).day_base == 7
+    book.upsert_user(corrected)
+    assert book.holder(0).day_base == 9
+    book.forget_base("u1", date(2026, 3, 1))
+    assert book.holder(0).day_base == 9
+    book.forget_base("u1", today)
+    assert book.holder(0).day_base is None

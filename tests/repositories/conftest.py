@@ -57,6 +57,7 @@ async def fill_within(
     price: str,
     *,
     listed: Instrument | None = None,
+    max_open: int = 1000,
     **more: Any,
 ) -> Recorded:
     """Record a fill in a transaction, without the user's lock."""
@@ -66,7 +67,7 @@ async def fill_within(
         holder.user_id, holder.account_id, listed.symbol, fill.strategy, fill.position_side
     )
     return await record_fill(
-        connection, holder, listed, fill, standing, source="api", now=datetime.now(UTC), max_open=1000
+        connection, holder, listed, fill, standing, source="api", now=datetime.now(UTC), max_open=max_open
     )
 
 

@@ -60,8 +60,9 @@ class Trader:
         of: Instrument | None = None,
         *,
         is_published: bool = True,
+        executed_at: datetime | None = None,
     ) -> list[Position]:
-        """Record a fill; the event is published unless it is to be lost."""
+        """Record a fill; the event is published unless it is to be lost, of a late one as a correction."""
         of = of or instrument("BTCUSDT")
         now = datetime.now(UTC)
         async with self._engine.begin() as connection:
@@ -71,13 +72,21 @@ class Trader:
                 connection,
                 Holder(self.user_id, self.account_id, "USDT"),
                 of,
-                Fill(side=side, quantity=Decimal(quantity), price=Decimal(price), fee=Decimal("0.5")),
+                Fill(
+                    side=side,
+                    quantity=Decimal(quantity),
+                    price=Decimal(price),
+                    fee=Decimal("0.5"),
+                    executed_at=executed_at,
+                ),
                 standing,
                 source="api",
                 now=now,
                 max_open=100,
             )
         event = LedgerEvent(self.user_id, seq, "fill", now, recorded.positions, {})
+        if recorded.correction is not None:
+            event = LedgerEvent(self.user_id, seq, "correction", now, [], {})
         if is_published:
             await publish_event(self._redis, event, TIMEOUT_S)
         return recorded.positions
@@ -206,7 +215,13 @@ async def listening(redis: "Redis", instance_id: str = "w1") -> AsyncIterator[We
 
 @asynccontextmanager
 async def working(
-    engine: AsyncEngine, redis: "Redis", *, holder: str = "worker", ttl_ms: int = 600, shards: int = 1
+    engine: AsyncEngine,
+    redis: "Redis",
+    *,
+    holder: str = "worker",
+    ttl_ms: int = 600,
+    shards: int = 1,
+    reconcile_every_s: float = 0,
 ) -> AsyncIterator["asyncio.Task[None]"]:
     """A P&L worker (or one standing by) while the block runs."""
 
@@ -221,6 +236,7 @@ async def working(
             redis_timeout_s=1.0,
             cache_ttl_s=60,
             shards=shards,
+            reconcile_every_s=reconcile_every_s,
         )
 
     task = asyncio.create_task(run())

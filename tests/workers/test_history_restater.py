@@ -218,3 +218,24 @@ async def test_what_is_too_much_to_go_through_is_left_as_it_was(engine: AsyncEng
     assert await desk.kept(alice.account_id) == before
     async with transaction(engine) as connection:
         assert await connection.scalar(text("SELECT restate_from FROM history_scopes")) is None
+
+
+async def test_funding_counts_from_its_time_on(engine: AsyncEngine, desk: Desk, alice: Holder) -> None:
+    opened = await fill(engine, alice, "buy", "1", "90", executed_at=START)
+    for minute in (1, 2):
+        await desk.sample(START + minute * MINUTE, BTCUSDT="100")
+    paid = {"position": opened.position.position_id, "user": alice.user_id, "at": START + 1.5 * MINUTE}
+    async with transaction(engine) as connection:
+        await connection.execute(
+            text(
+                "INSERT INTO funding_payments (position_id, at, user_id, symbol, signed_qty, mark, rate, amount)"
+                " VALUES (:position, :at, :user, 'BTCUSDT', 1, 100, 0.03, -3)"
+            ),
+            paid,
+        )
+
+    await desk.corrected(alice, START)
+    await desk.restater.round()
+
+    kept = await desk.kept(alice.account_id)
+    assert [(one.funding // 10**18, (one.pnl or 0) // 10**18) for one in kept.values()] == [(0, 10), (-3, 7)]

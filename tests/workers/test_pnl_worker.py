@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 import pytest
@@ -89,6 +89,39 @@ async def test_a_position_opened_changed_and_closed_is_in_the_flush_that_follows
 
     assert not web.mirror.users[trader.user_id].rows
     assert set(web.outcomes) == {"applied"}
+
+
+async def test_a_late_fill_that_reopens_what_was_closed_is_told_as_a_replay_finds_it(
+    engine: AsyncEngine, redis: Redis, trader: Trader, market: Market, web: WebInstance
+) -> None:
+    now = datetime.now(UTC)
+    async with working(engine, redis), market.beating():
+        await trader.trade("buy", "1", "90", executed_at=now - timedelta(minutes=3))
+        await trader.trade("sell", "1", "95", executed_at=now - timedelta(minutes=1))
+        await until(lambda: web.total(trader) == 4)
+
+        await trader.trade("buy", "1", "80", executed_at=now - timedelta(minutes=2))
+
+        await until(lambda: web.total(trader) == Decimal("23.5"))
+    [row] = web.mirror.users[trader.user_id].rows.values()
+    assert statement_of(row)["entry_price"] == "85"
+
+
+async def test_funding_that_was_settled_is_booked_and_told(
+    engine: AsyncEngine, redis: Redis, trader: Trader, market: Market, web: WebInstance
+) -> None:
+    perpetual = instrument("BTCUSDT_PERP", "linear")
+    await market.tick(BTCUSDT_PERP="100")
+    await trader.trade("buy", "2", "90", perpetual)
+    async with engine.begin() as connection:
+        stamp = text("INSERT INTO funding_rates (symbol, at, rate, mark) VALUES ('BTCUSDT_PERP', now(), 0.01, 100)")
+        await connection.execute(stamp)
+
+    async with working(engine, redis), market.beating():
+        await until(lambda: web.total(trader) == Decimal("17.5"))
+
+    view = web.mirror.users[trader.user_id]
+    assert view.ledger_seq == 2
 
 
 async def test_a_change_is_told_soon_though_no_price_flush_comes(
