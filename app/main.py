@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from app.api import accounts, auth, health, me, pnl, positions, realized, symbols, trades
+from app.api import accounts, auth, explain, health, history, me, pnl, positions, realized, symbols, trades
 from app.api.middleware import BodyLimit, OriginGuard, RequestContext
 from app.api.openapi import describe
 from app.api.page import PageRoute
@@ -22,6 +22,8 @@ API_ROUTERS = (
     positions.router,
     trades.router,
     pnl.router,
+    history.router,
+    explain.router,
     realized.router,
     symbols.router,
     health.router,

@@ -48,6 +48,11 @@ OPERATIONS = {
     "GET /api/v1/pnl/realized": "get_realized",
     "GET /api/v1/funding": "list_funding",
     "GET /api/v1/pnl": "get_pnl",
+    "GET /api/v1/pnl/history": "get_pnl_history",
+    "GET /api/v1/pnl/daily": "get_pnl_daily",
+    "GET /api/v1/pnl/statistics": "get_pnl_statistics",
+    "GET /api/v1/pnl/cycles": "list_pnl_cycles",
+    "GET /api/v1/pnl/explain": "explain_pnl",
     "GET /api/v1/pnl/tree": "get_pnl_tree",
     "GET /api/v1/symbols": "list_symbols",
     "GET /api/v1/prices": "list_prices",
@@ -74,7 +79,7 @@ def test_every_router_of_the_folder_is_served() -> None:
 
     served = {id(router) for router in API_ROUTERS}
     assert {id(router) for router in routers} == served
-    assert len(API_ROUTERS) == len(served) == 9
+    assert len(API_ROUTERS) == len(served) == 11
 
 
 def document() -> dict[str, Any]:
@@ -171,6 +176,11 @@ async def test_answers_keep_to_the_document(api: Api, alice: httpx2.AsyncClient,
         "get_realized": await alice.get("/api/v1/pnl/realized"),
         "list_funding": await alice.get("/api/v1/funding"),
         "get_pnl": await alice.get("/api/v1/pnl"),
+        "get_pnl_history": await alice.get("/api/v1/pnl/history"),
+        "get_pnl_daily": await alice.get("/api/v1/pnl/daily"),
+        "get_pnl_statistics": await alice.get("/api/v1/pnl/statistics"),
+        "list_pnl_cycles": await alice.get("/api/v1/pnl/cycles"),
+        "explain_pnl": await alice.get("/api/v1/pnl/explain"),
         "list_symbols": await alice.get("/api/v1/symbols"),
         "list_prices": await alice.get("/api/v1/prices", params={"symbols": "BTCUSDT,SOLUSDT"}),
         "get_readyz": await alice.get("/readyz?verbose"),
