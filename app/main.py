@@ -6,7 +6,21 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from app.api import accounts, auth, explain, health, history, me, pnl, positions, realized, symbols, trades
+from app.api import (
+    accounts,
+    auth,
+    explain,
+    exports,
+    health,
+    history,
+    imports,
+    me,
+    pnl,
+    positions,
+    realized,
+    symbols,
+    trades,
+)
 from app.api.middleware import BodyLimit, OriginGuard, RequestContext
 from app.api.openapi import describe
 from app.api.page import PageRoute
@@ -21,6 +35,8 @@ API_ROUTERS = (
     accounts.router,
     positions.router,
     trades.router,
+    imports.router,
+    exports.router,
     pnl.router,
     history.router,
     explain.router,
@@ -57,7 +73,8 @@ def create_app(settings: Settings, lifespan: Lifespan | None = None) -> FastAPI:
 
 def _surround(app: FastAPI, settings: Settings) -> None:
     """Add what every request passes through. The last added is the outermost."""
-    app.add_middleware(BodyLimit, max_bytes=_MAX_BODY_BYTES)
+    files = {imports.router.prefix: settings.import_max_bytes}
+    app.add_middleware(BodyLimit, max_bytes=_MAX_BODY_BYTES, files=files)
     app.add_middleware(OriginGuard, public_origins=settings.public_origins)
     if settings.public_origins:
         app.add_middleware(

@@ -73,6 +73,11 @@ class Settings(BaseSettings):
     reconcile_every_s: Annotated[int, Field(ge=0, le=86_400)] = 900
     """How often P&L workers hold rows, book and cache against the ledger; the first time at the start. 0: never."""
 
+    import_dir: Path | None = None
+    """Where files lie until they are imported; ``imports`` in the data folder where it is not set."""
+    import_max_bytes: Annotated[int, Field(ge=1024, le=1 << 40)] = 1 << 30
+    """How large a file may be."""
+
     stream_max_hz: Annotated[float, Field(gt=0, le=50)] = 10.0
     stream_default_hz: Annotated[float, Field(gt=0, le=50)] = 10.0
     stream_heartbeat_ms: Annotated[int, Field(ge=500, le=60_000)] = 15_000
@@ -149,6 +154,11 @@ class Settings(BaseSettings):
             if parts.scheme not in {"http", "https"} or not parts.netloc or parts.path:
                 raise ValueError(f"{origin!r} is not an origin (scheme://host[:port], no path, no wildcard)")
         return value
+
+    @property
+    def import_folder(self) -> Path:
+        """The folder of files that are to be imported, as an absolute path."""
+        return (self.import_dir or self.data_dir / "imports").absolute()
 
     @cached_property
     def binance_urls(self) -> dict[Market, MarketUrls]:

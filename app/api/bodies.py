@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.domain.import_formats import FormatName
 from app.domain.prices import Basis, ValueSource
 
 _AMOUNT = r"^-?[0-9]+(\.[0-9]+)?$"
@@ -615,3 +616,42 @@ class PnlExplanation(Body):
     symbols: list[SymbolParts]
     unknown: list[str]
     is_complete: bool
+
+
+class ImportBody(Body):
+    """An import of a file of fills: how far it is, or how it ended. ``rows_total`` is null until the file is read."""
+
+    import_id: str
+    account_id: str
+    state: Literal["waiting", "running", "done", "refused", "failed", "cancelled"]
+    dry_run: bool
+    format: FormatName | None
+    size_bytes: int
+    bytes_read: int
+    rows_total: int | None
+    rows_read: int
+    rows_booked: int
+    repeated_in_file: int
+    repeated_in_ledger: int
+    error_count: int
+    reason: str | None
+    created_at: str
+    finished_at: str | None
+
+
+class ImportList(Body):
+    items: list[ImportBody]
+    next_cursor: str | None
+
+
+class ImportFault(Body):
+    """What is wrong with a row (a header is row 1); ``row`` is null where the whole file is meant."""
+
+    row: int | None
+    column: str | None
+    reason: str
+
+
+class ImportFaultList(Body):
+    items: list[ImportFault]
+    next_cursor: str | None

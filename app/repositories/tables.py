@@ -517,3 +517,61 @@ excursions = Table(
     CheckConstraint("worst <= best", name="order"),
     _finite("worst", "best"),
 )
+
+# Imports of fills: what was asked for, how far it is, what came of it.
+imports = Table(
+    "imports",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("user_id", _ID, ForeignKey("users.id"), nullable=False),
+    Column("account_id", _ID, ForeignKey("accounts.id"), nullable=False),
+    Column("state", Text, nullable=False),
+    Column("is_dry_run", Boolean, nullable=False),
+    # Null until it is found.
+    Column("format", Text),
+    Column("terms", JSONB, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("bytes_read", BigInteger, nullable=False, server_default=text("0")),
+    # Rows of the file; null until all are read.
+    Column("rows_total", BigInteger),
+    Column("rows_read", BigInteger, nullable=False, server_default=text("0")),
+    Column("rows_booked", BigInteger, nullable=False, server_default=text("0")),
+    Column("repeated_in_file", BigInteger, nullable=False, server_default=text("0")),
+    Column("repeated_in_ledger", BigInteger, nullable=False, server_default=text("0")),
+    Column("errors", BigInteger, nullable=False, server_default=text("0")),
+    Column("reason", Text),
+    # Who works on it, and until when nobody else may.
+    Column("holder", Text),
+    Column("held_until", _TIME),
+    Column("attempts", SmallInteger, nullable=False, server_default=text("0")),
+    Column("created_at", _TIME, nullable=False, server_default=func.now()),
+    Column("finished_at", _TIME),
+    CheckConstraint("state IN ('waiting', 'running', 'done', 'refused', 'failed', 'cancelled')", name="state"),
+    CheckConstraint("(state IN ('waiting', 'running')) = (finished_at IS NULL)", name="finished"),
+    CheckConstraint("(state = 'running') = (holder IS NOT NULL)", name="holder"),
+)
+# One at a time for each user.
+Index(
+    "uq_imports_unfinished",
+    imports.c.user_id,
+    unique=True,
+    postgresql_where=text("state IN ('waiting', 'running')"),
+)
+Index("ix_imports_user_created", imports.c.user_id, imports.c.created_at, imports.c.id)
+Index(
+    "ix_imports_unfinished",
+    imports.c.created_at,
+    postgresql_where=text("state IN ('waiting', 'running')"),
+)
+
+import_errors = Table(
+    "import_errors",
+    metadata,
+    Column("import_id", _ID, ForeignKey("imports.id", ondelete="CASCADE"), nullable=False),
+    Column("place", BigInteger, nullable=False),
+    # Null where the file as a whole is meant.
+    Column("row", BigInteger),
+    Column("column", Text),
+    Column("reason", Text, nullable=False),
+    PrimaryKeyConstraint("import_id", "place"),
+)

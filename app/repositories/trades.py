@@ -260,7 +260,7 @@ def _values(trade: Trade) -> dict[str, Any]:
 
 
 def to_trade(row: Sequence[Any]) -> Trade:
-    """A fill from a row of TRADETRADE_COLUMNS."""
+    """A fill from a row of TRADE_COLUMNS."""
     fill_id, user_id, account_id, symbol, position_id, opened_position_id = row[:6]
     side, quantity, price, fee, fee_asset, fee_rate, trade_id, strategy, source, executed_at, created_at = row[6:17]
     position_side, rate_to_reporting, revision = row[17:]

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -192,12 +193,12 @@ async def running(settings: Settings, redis: Redis) -> AsyncIterator[Api]:
 
 
 @pytest.fixture
-async def api(database_url: str, redis_url: str, redis: Redis) -> AsyncIterator[Api]:
+async def api(database_url: str, redis_url: str, redis: Redis, tmp_path: Path) -> AsyncIterator[Api]:
     """The application with a live market: BTC at 100, ETH at 10, BNB at 5, SOL without a price."""
     market = MovingMarket(redis)
     await market.list_instruments()
     generous = {"logins_per_minute_per_ip": 1000, "writes_per_second_per_user": 1000}
-    settings = settings_of(database_url, redis_url, **generous)
+    settings = settings_of(database_url, redis_url, import_dir=tmp_path / "imports", **generous)
     async with running(settings, redis) as opened:
         opened.market = market
         market.web = opened.web

@@ -45,6 +45,12 @@ OPERATIONS = {
     "PATCH /api/v1/trades/{fill_id}": "edit_trade",
     "DELETE /api/v1/trades/{fill_id}": "delete_trade",
     "GET /api/v1/trades/{fill_id}/revisions": "list_revisions",
+    "POST /api/v1/imports": "create_import",
+    "GET /api/v1/imports": "list_imports",
+    "GET /api/v1/imports/{import_id}": "get_import",
+    "GET /api/v1/imports/{import_id}/errors": "list_import_errors",
+    "DELETE /api/v1/imports/{import_id}": "cancel_import",
+    "GET /api/v1/exports/{table}": "export_table",
     "GET /api/v1/pnl/realized": "get_realized",
     "GET /api/v1/funding": "list_funding",
     "GET /api/v1/pnl": "get_pnl",
@@ -140,6 +146,19 @@ async def corrections(client: httpx2.AsyncClient) -> dict[str, httpx2.Response]:
     }
 
 
+async def imports(client: httpx2.AsyncClient) -> dict[str, httpx2.Response]:
+    """What is answered to an import, to questions about it."""
+    headers = {"Content-Type": "text/csv"}
+    created = await client.post("/api/v1/imports", content="symbol\n", headers=headers)
+    url = created.headers["location"]
+    return {
+        "create_import": created,
+        "list_imports": await client.get("/api/v1/imports"),
+        "get_import": await client.get(url),
+        "list_import_errors": await client.get(f"{url}/errors"),
+    }
+
+
 async def test_answers_keep_to_the_document(api: Api, alice: httpx2.AsyncClient, open_position: OpenPosition) -> None:
     position = await open_position(strategy="grid")
     await open_position(symbol="SOLUSDT", price="20")
@@ -173,6 +192,7 @@ async def test_answers_keep_to_the_document(api: Api, alice: httpx2.AsyncClient,
         "list_positions": await alice.get("/api/v1/positions", params={"status": "all"}),
         "list_trades": await alice.get("/api/v1/trades"),
         **(await corrections(alice)),
+        **(await imports(alice)),
         "get_realized": await alice.get("/api/v1/pnl/realized"),
         "list_funding": await alice.get("/api/v1/funding"),
         "get_pnl": await alice.get("/api/v1/pnl"),
@@ -197,7 +217,7 @@ async def test_answers_keep_to_the_document(api: Api, alice: httpx2.AsyncClient,
         status, model = models[name]
         assert answer.status_code == status, (name, answer.text)
         model.model_validate(answer.json())  # Its models forbid what they do not name.
-    bodiless = {"logout", "end_session", "remove_token", "get_livez"}
+    bodiless = {"logout", "end_session", "remove_token", "get_livez", "cancel_import", "export_table"}
     assert set(models) - set(asked) == bodiless
 
 
