@@ -126,6 +126,19 @@ def check(data_dir: DataDir = None) -> None:
 
 
 @cli.command()
+def reconcile(
+    user: Annotated[str | None, typer.Option(help="Only this user, by name or id.")] = None,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what is wrong, and change nothing.")] = False,
+) -> None:
+    """Hold positions and the P&L cache against the fills, and put right what differs. Exits with 3 if anything did."""
+    from app.entry.configuration import load_settings
+    from app.entry.reconcile import reconcile_configured
+
+    sys.exit(reconcile_configured(load_settings(), user=user, is_dry_run=dry_run))
+
+
+@cli.command()
 def value(
     file: Annotated[
         Path, typer.Argument(help="Fills as CSV or JSON; columns: see docs/accounting.md.", callback=from_caller)

@@ -6,7 +6,21 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from app.api import accounts, auth, exports, health, imports, me, pnl, positions, realized, symbols, trades
+from app.api import (
+    accounts,
+    auth,
+    explain,
+    exports,
+    health,
+    history,
+    imports,
+    me,
+    pnl,
+    positions,
+    realized,
+    symbols,
+    trades,
+)
 from app.api.middleware import BodyLimit, OriginGuard, RequestContext
 from app.api.openapi import describe
 from app.api.page import PageRoute
@@ -24,6 +38,8 @@ API_ROUTERS = (
     imports.router,
     exports.router,
     pnl.router,
+    history.router,
+    explain.router,
     realized.router,
     symbols.router,
     health.router,
@@ -46,9 +62,9 @@ def create_app(settings: Settings, lifespan: Lifespan | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     install_problems(app)
-    for router in API_ROUTERS:
+    # The stream first: a crowd that reconnects would be held against every other route.
+    for router in (endpoint.router, *API_ROUTERS):
         app.include_router(router)
-    app.include_router(endpoint.router)
     app.router.routes.append(PageRoute(_PAGE))
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
     _surround(app, settings)

@@ -66,7 +66,12 @@ class Settings(BaseSettings):
     pnl_cache_ttl_s: PositiveInt = 60
     pnl_shards: Annotated[int, Field(ge=1, le=MOST_SHARDS)] = 1
     """Into how many parts the users are split; each needs a P&L worker of its own."""
+    history_minute_days: Annotated[int, Field(ge=1, le=60)] = 2
+    """How many days every minute of what accounts are worth is kept; hours are kept longer, days for ever."""
+    history_hour_days: Annotated[int, Field(ge=2, le=3660)] = 92
     reporting_currency: str = "USDT"
+    reconcile_every_s: Annotated[int, Field(ge=0, le=86_400)] = 900
+    """How often P&L workers hold rows, book and cache against the ledger; the first time at the start. 0: never."""
 
     import_dir: Path | None = None
     """Where files lie until they are imported; ``imports`` in the data folder where it is not set."""

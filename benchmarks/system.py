@@ -60,6 +60,8 @@ class System:
             "STREAM_MAX_HZ": str(hz),
             "DRAIN_S": "0",
             "LOG_LEVEL": "warning",
+            # The positions of the population have no fills behind them.
+            "RECONCILE_EVERY_S": "0",
         }
 
     def __enter__(self) -> "System":

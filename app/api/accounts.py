@@ -25,6 +25,7 @@ from app.repositories.accounts import Account, AccountRepository
 from app.repositories.database import transaction
 from app.repositories.paging import Place
 from app.repositories.positions import PositionRepository
+from app.repositories.revised_days import mark_days_revised
 from app.repositories.transfers import Transfer, TransferKind, TransferRepository
 
 router = new_router("/api/v1/accounts", "accounts")
@@ -153,6 +154,8 @@ async def record_transfer(
         repository = TransferRepository(connection)
 
         async def add(to: Account, signed: Decimal, counterpart: Account | None) -> Transfer:
+            if at is not None:
+                await mark_days_revised(connection, to.account_id, at)
             return await repository.add(
                 user_id=caller.user_id,
                 account_id=to.account_id,

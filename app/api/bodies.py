@@ -1,6 +1,6 @@
 """The shapes of answers, for the OpenAPI document. Tests hold real answers against them."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -115,6 +115,7 @@ class TransferList(Body):
 
 class UserSettings(Body):
     currency: str
+    time_zone: str
     stale_after_ms: int
     max_open_positions: int
 
@@ -421,6 +422,200 @@ class PnlTree(Body):
     ledger_seq: int
     currency: str
     root: PnlNode
+
+
+_Amount = Annotated[str, Field(pattern=_AMOUNT)]
+
+
+class PnlSample(Body):
+    """What accounts were worth: a minute's sample, or the candle of an hour or a day.
+
+    ``open`` to ``close`` are of total P&L with the currency effect, so that no
+    deposit moves them; an hour or a day with a flow has a candle for each side of
+    it. Minutes in which nothing changed have no sample of their own.
+    """
+
+    opened_at: str
+    at: str
+    equity: _Amount | None
+    total_pnl: _Amount | None
+    realized_pnl: _Amount
+    realized_pnl_gross: _Amount
+    fees: _Amount
+    funding: _Amount
+    unrealized_pnl: _Amount | None
+    fx_pnl: _Amount | None
+    net_deposits: _Amount
+    open: _Amount | None
+    high: _Amount | None
+    low: _Amount | None
+    close: _Amount | None
+    is_complete: bool
+    is_stale: bool
+
+
+class PnlHistory(Body):
+    items: list[PnlSample]
+    next_cursor: str | None
+
+
+class PnlChange(Body):
+    """A change between two moments; ``from`` and ``to`` are when the figures used were sampled.
+
+    ``equity at the end - equity at the start = pnl + fx_pnl + flows``. ``pct`` is
+    pnl with fx_pnl over the equity at the start and what was deposited since.
+    """
+
+    from_: str | None = Field(alias="from")
+    to: str | None
+    pnl: _Amount | None
+    realized_pnl: _Amount | None
+    unrealized_change: _Amount | None
+    fees: _Amount | None
+    funding: _Amount | None
+    fx_pnl: _Amount | None
+    flows: _Amount | None
+    pct: _Amount | None
+    is_complete: bool
+
+
+class PnlDay(PnlChange):
+    """A day in the user's time zone: 23 to 25 hours. ``revision`` grows when the ledger corrects what is past."""
+
+    day: str
+    start: str
+    end: str
+    revision: int
+
+
+class PnlDaily(Body):
+    account_id: str | None
+    currency: str
+    time_zone: str
+    pnl_24h: PnlChange
+    items: list[PnlDay]
+
+
+class PnlPerformance(Body):
+    """Of the flow-adjusted curve. Fractions; null is undefined.
+
+    ``twr`` is of the newest unbroken chain: one breaks where equity is not
+    positive. ``sharpe`` and ``sortino`` need 30 daily returns, are annualised by
+    ``periods_per_year``, with a risk-free rate of zero.
+    """
+
+    twr: _Amount | None
+    twr_from: str | None
+    cagr: _Amount | None
+    calmar: _Amount | None
+    chain_breaks: int
+    sharpe: _Amount | None
+    sortino: _Amount | None
+    daily_returns: int
+    periods_per_year: int
+    drawdown: _Amount | None
+    drawdown_pct: _Amount | None
+    max_drawdown: _Amount | None
+    max_drawdown_pct: _Amount | None
+    high_water_mark: _Amount | None
+    high_water_mark_at: str | None
+    under_water_s: int | None
+    longest_under_water_s: int | None
+
+
+class TradeStatisticsBody(Body):
+    """Of cycles that closed: net profit, fees and funding included, in the reporting currency.
+
+    ``mae`` and ``mfe`` are the lowest and highest unrealised profit that minute
+    samples saw, of cycles that settle in the reporting currency.
+    """
+
+    closed_count: int
+    win_count: int
+    loss_count: int
+    breakeven_count: int
+    net_pnl: _Amount
+    gross_win: _Amount
+    gross_loss: _Amount
+    win_rate: _Amount | None
+    profit_factor: _Amount | None
+    expectancy: _Amount | None
+    average_win: _Amount | None
+    average_loss: _Amount | None
+    largest_win: _Amount | None
+    largest_loss: _Amount | None
+    average_hold_s: int | None
+    longest_winning_streak: int
+    longest_losing_streak: int
+    current_streak: int
+    average_mae: _Amount | None
+    average_mfe: _Amount | None
+    worst_mae: _Amount | None
+    best_mfe: _Amount | None
+
+
+class PnlCycle(Body):
+    """A closed cycle, in the reporting currency.
+
+    ``mae`` and ``mfe`` are the lowest and highest unrealised profit that minute
+    samples saw: null where none did, and for what settles in another asset.
+    ``efficiency`` is the net profit over ``mfe``.
+    """
+
+    position_id: str
+    account_id: str
+    symbol: str
+    opened_at: str
+    closed_at: str
+    hold_s: int
+    net_pnl: _Amount
+    mae: _Amount | None
+    mfe: _Amount | None
+    efficiency: _Amount | None
+
+
+class PnlCycles(Body):
+    items: list[PnlCycle]
+    next_cursor: str | None
+
+
+class PnlStatistics(Body):
+    account_id: str | None
+    currency: str
+    from_: str | None = Field(alias="from")
+    to: str
+    performance: PnlPerformance
+    trades: TradeStatisticsBody
+    is_truncated: bool
+
+
+class PnlParts(Body):
+    """What each cause added to P&L; ``total`` is their sum, to the last digit."""
+
+    price: _Amount
+    trading: _Amount
+    fees: _Amount
+    funding: _Amount
+    fx: _Amount
+    adjustments: _Amount
+    total: _Amount
+
+
+class SymbolParts(PnlParts):
+    symbol: str
+
+
+class PnlExplanation(Body):
+    """Why P&L with the currency effect changed. ``unknown`` are symbols without a mark at one end: in no sum."""
+
+    account_id: str | None
+    currency: str
+    from_: str = Field(alias="from")
+    to: str
+    total: PnlParts
+    symbols: list[SymbolParts]
+    unknown: list[str]
+    is_complete: bool
 
 
 class ImportBody(Body):

@@ -22,6 +22,7 @@ from app.domain.positions import Position
 from app.domain.trades import trade_statement
 from app.repositories.accounts import Account, AccountRepository
 from app.repositories.fills import Holder, Recorded, record_fill
+from app.repositories.revised_days import mark_days_revised
 
 _AHEAD: Final = timedelta(minutes=1)
 """How far another clock may be ahead of ours."""
@@ -177,6 +178,8 @@ async def book(
         now=web.now(),
         max_open=web.policy.max_open_positions,
     )
+    if fill.executed_at is not None and recorded.correction is None:
+        await mark_days_revised(connection, account.account_id, fill.executed_at)
     refuse_too_large(web, recorded.positions, account)
     return recorded
 

@@ -39,6 +39,7 @@ from app.repositories.events import EventRepository
 from app.repositories.fills import Holder
 from app.repositories.imports import ImportRepository, NotHeld
 from app.repositories.positions import PositionRepository
+from app.repositories.revised_days import mark_days_revised
 from app.repositories.tables import day_opens
 from app.repositories.users import UserRepository
 
@@ -226,6 +227,8 @@ class ImportJob:
         """Make the end of the import part of the transaction that books it, with the event that tells of it."""
         one = self.one
         await _forget_day_bases(connection, one.user_id, booking.first_at)
+        if booking.first_at is not None:
+            await mark_days_revised(connection, one.account_id, booking.first_at)
         repository = ImportRepository(connection)
         await repository.keep_errors(one.import_id, self.faults.kept)
         self.progress.errors = self.faults.count

@@ -138,7 +138,7 @@ class BookRepository:
     async def load(self, user_ids: Sequence[str]) -> list[UserBook]:
         """The books of these users, all at one moment. Users that do not exist (or not in the shard) are left out."""
         async with snapshot(self._engine) as connection:
-            return await _load(connection, [user_id for user_id in user_ids if self._shard.has(user_id)])
+            return await load_books(connection, [user_id for user_id in user_ids if self._shard.has(user_id)])
 
     async def load_with_closed(self, user_id: str) -> tuple[UserBook, list[ClosedLeaf]] | None:
         """A user's book and what his closed positions realised by symbol, at one moment. None: there is no such user.
@@ -146,7 +146,7 @@ class BookRepository:
         Raises also TooManyLeaves.
         """
         async with snapshot(self._engine) as connection:
-            books = await _load(connection, [user_id])
+            books = await load_books(connection, [user_id])
             rows = (await connection.execute(_CLOSED_LEAVES, {"id": user_id, "limit": MAX_LEAVES + 1})).all()
         if len(rows) > MAX_LEAVES:
             raise TooManyLeaves
@@ -171,7 +171,7 @@ class BookRepository:
                     self._next_holders, {"after": after, "limit": batch_size, **self._of_shard}
                 )
                 ids = list(found)
-                books = await _load(connection, ids) if ids else []
+                books = await load_books(connection, ids) if ids else []
             if books:
                 yield books
             if len(ids) < batch_size:
@@ -217,8 +217,12 @@ class BookRepository:
             await connection.execute(day_opens.delete().where(day_opens.c.day < day))
 
 
-async def _load(connection: AsyncConnection, ids: list[str]) -> list[UserBook]:
-    held = await _open_positions(connection, ids)
+async def load_books(
+    connection: AsyncConnection, ids: list[str], held: Mapping[str, Sequence[Position]] | None = None
+) -> list[UserBook]:
+    """The books of users within the caller's transaction; ``held`` are their open positions where they are known."""
+    if held is None:
+        held = await _open_positions(connection, ids)
     assets = await _assets(connection, ids)
     accounts: defaultdict[str, list[AccountBook]] = defaultdict(list)
     currencies: dict[str, str] = {}

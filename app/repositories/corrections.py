@@ -23,6 +23,7 @@ from app.domain.trades import ChainKey, Trade
 from app.repositories.chains import ChainRepository, Rewrite, Tail, plan_rewrite
 from app.repositories.day_bases import BaseCorrection, DayBaseRepository, corrected
 from app.repositories.positions import PositionRepository, StandingAlready
+from app.repositories.revised_days import mark_days_revised
 from app.repositories.tables import accounts
 from app.repositories.trades import Ending, TradeRepository
 
@@ -219,7 +220,12 @@ async def _refuse_too_many(connection: AsyncConnection, books: Books, parts: Seq
 async def _correct_bases(
     connection: AsyncConnection, books: Books, parts: Sequence[_Part], since: datetime, now: datetime
 ) -> list[BaseCorrection]:
-    """Bring the bases of the days after a moment to what the chains will be. Called before anything is written."""
+    """Bring the bases of the days after a moment to what the chains will be. Called before anything is written.
+
+    What was sampled since is noted to be reckoned anew.
+    """
+    for account_id in {part.tail.key.account_id for part in parts}:
+        await mark_days_revised(connection, account_id, since)
     today = day_of(now)
     if day_of(since) >= today:
         return []

@@ -4,6 +4,8 @@ Ledger sums are NUMERIC without a scale, so a Decimal comes back exactly as it
 went in. PostgreSQL sorts NaN above every number: only an upper bound refuses it.
 """
 
+from typing import Any
+
 from sqlalchemy import (
     ARRAY,
     BigInteger,
@@ -14,6 +16,7 @@ from sqlalchemy import (
     DateTime,
     ForeignKey,
     Index,
+    Integer,
     MetaData,
     Numeric,
     PrimaryKeyConstraint,
@@ -63,6 +66,8 @@ users = Table(
     Column("is_active", Boolean, nullable=False, server_default=text("true")),
     Column("ledger_seq", BigInteger, nullable=False, server_default=text("0")),
     Column("ledger_changed_at", _TIME, nullable=False, server_default=func.now()),
+    # An IANA name: where midnight is for the user's days.
+    Column("time_zone", Text, nullable=False, server_default=text("'UTC'")),
 )
 Index("uq_users_username_lower", func.lower(users.c.username), unique=True)
 Index("ix_users_ledger_changed_at", users.c.ledger_changed_at)
@@ -403,6 +408,114 @@ day_marks = Table(
     Column("price", Numeric, nullable=False),
     PrimaryKeyConstraint("symbol", "day"),
     _positive("price"),
+)
+
+# History. A scope is an account, or (with the user's own id) all accounts of a user who has several.
+history_scopes = Table(
+    "history_scopes",
+    metadata,
+    Column("scope_id", _ID, primary_key=True),
+    Column("user_id", _ID, ForeignKey("users.id"), nullable=False),
+    Column("account_id", _ID, ForeignKey("accounts.id")),
+    Column("started_at", _TIME, nullable=False),
+    # Up to where minutes are summed up in hours, and hours in days.
+    Column("hours_until", _TIME, nullable=False),
+    Column("days_until", _TIME, nullable=False),
+    # Where the ledger changed what is past: samples from there on are to be reckoned anew.
+    Column("restate_from", _TIME),
+    Column("corrected_at", _TIME),
+    CheckConstraint("restate_from IS NULL OR corrected_at IS NOT NULL", name="corrected"),
+)
+Index("ix_history_scopes_user", history_scopes.c.user_id)
+Index("ix_history_scopes_hours_until", history_scopes.c.hours_until)
+Index("ix_history_scopes_days_until", history_scopes.c.days_until)
+Index(
+    "ix_history_scopes_restate_from",
+    history_scopes.c.restate_from,
+    postgresql_where=text("restate_from IS NOT NULL"),
+)
+
+# How often the past of an account was corrected, by where the correction begins.
+history_revisions = Table(
+    "history_revisions",
+    metadata,
+    Column("account_id", _ID, ForeignKey("accounts.id"), nullable=False),
+    Column("since", _TIME, nullable=False),
+    Column("revisions", Integer, nullable=False),
+    PrimaryKeyConstraint("account_id", "since"),
+    CheckConstraint("revisions > 0", name="positive"),
+)
+
+
+def _figures() -> list[Column[Any]]:
+    """What a scope is worth at a moment; null where a price or a rate was not known."""
+    return [
+        Column("realized_pnl_gross", Numeric, nullable=False),
+        Column("fees", Numeric, nullable=False),
+        Column("funding", Numeric, nullable=False),
+        Column("net_deposits", Numeric, nullable=False),
+        Column("unrealized_pnl", Numeric),
+        Column("fx_pnl", Numeric),
+        Column("is_complete", Boolean, nullable=False),
+        Column("is_stale", Boolean, nullable=False),
+    ]
+
+
+_FIGURES = ("realized_pnl_gross", "fees", "funding", "net_deposits", "unrealized_pnl", "fx_pnl")
+
+equity_minutes = Table(
+    "equity_minutes",
+    metadata,
+    Column("scope_id", _ID, nullable=False),
+    Column("at", _TIME, nullable=False),
+    *_figures(),
+    # Of the worker that took the sample: an older one never replaces a newer one's.
+    Column("epoch", BigInteger, nullable=False),
+    PrimaryKeyConstraint("scope_id", "at"),
+    _finite(*_FIGURES),
+)
+
+equity_candles = Table(
+    "equity_candles",
+    metadata,
+    Column("scope_id", _ID, nullable=False),
+    Column("resolution", Text, nullable=False),
+    Column("at", _TIME, nullable=False),
+    Column("opened_at", _TIME, nullable=False),
+    Column("open", Numeric),
+    Column("high", Numeric),
+    Column("low", Numeric),
+    Column("fall", Numeric, nullable=False),
+    Column("fall_ppt", Numeric),
+    *_figures(),
+    PrimaryKeyConstraint("scope_id", "resolution", "at"),
+    CheckConstraint("resolution IN ('hour', 'day')", name="resolution"),
+    CheckConstraint("opened_at <= at", name="order"),
+    _finite(*_FIGURES, "open", "high", "low", "fall", "fall_ppt"),
+)
+
+# The prices that values were sampled at: one row a minute per P&L shard, of the symbols it holds.
+mark_minutes = Table(
+    "mark_minutes",
+    metadata,
+    Column("at", _TIME, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("symbols", ARRAY(Text), nullable=False),
+    Column("prices", ARRAY(Numeric), nullable=False),
+    PrimaryKeyConstraint("at", "role"),
+    CheckConstraint("cardinality(symbols) = cardinality(prices)", name="pairs"),
+)
+
+# The lowest and highest unrealised profit that a sample saw of a position, in its settle asset. Without a foreign key:
+# what is kept of a row that a correction took away is never looked at.
+excursions = Table(
+    "excursions",
+    metadata,
+    Column("position_id", _ID, primary_key=True),
+    Column("worst", Numeric, nullable=False),
+    Column("best", Numeric, nullable=False),
+    CheckConstraint("worst <= best", name="order"),
+    _finite("worst", "best"),
 )
 
 # Imports of fills: what was asked for, how far it is, what came of it.

@@ -5,8 +5,9 @@ totals that arrive and the rows that are converted here add up to the last digit
 Nobody but a user who has anything in another asset costs anything here.
 """
 
-from app.domain.decimals import convert_units
+from app.domain.decimals import convert_units, format_units
 from app.domain.valuation import currency_effect
+from app.websocket.json_text import quoted
 from app.websocket.lane import Lane
 from app.websocket.mirror import Rate, Row, UserView
 
@@ -38,6 +39,15 @@ def unrealized_reported(lane: Lane, row: Row, value: int | None) -> int | None:
     return None if parts is None else parts[0] - parts[1]
 
 
+def reported_fields(lane: Lane, row: Row, value: int | None) -> str:
+    """What of a row is reported in its user's currency, and at which rate: two members of a JSON object."""
+    rate = rate_of(lane, row)
+    text = "1" if row.pair is None else None if rate is None else rate.text
+    worth = unrealized_reported(lane, row, value)
+    shown = None if worth is None else format_units(worth)
+    return f'"rate_to_reporting":{quoted(text)},"unrealized_pnl_reported":{quoted(shown)}'
+
+
 def effect(lane: Lane, view: UserView) -> tuple[int, set[str]]:
     """What rates did to a user's balances, and the assets whose rate is not known."""
     if not view.balances:
@@ -58,9 +68,9 @@ def rates_changed(lane: Lane, view: UserView, since: int) -> bool:
     )
 
 
-def rate_changed(lane: Lane, row: Row, since: int) -> bool:
-    """Whether the rate of a row changed since a commit."""
-    return row.pair is not None and _changed_at(lane.mirror.rates.get(row.pair)) > since
+def rate_changed_at(lane: Lane, row: Row) -> int:
+    """The commit at which the rate of a row last changed; 0 where it has none."""
+    return 0 if row.pair is None else _changed_at(lane.mirror.rates.get(row.pair))
 
 
 def is_stale(lane: Lane, row: Row) -> bool:

@@ -12,6 +12,7 @@ import gc
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import timedelta
 from decimal import Decimal
 from functools import partial
 from typing import NoReturn
@@ -40,16 +41,22 @@ from app.repositories.day_bases import unknown_days
 from app.repositories.funding_turns import FundingTurnRepository
 from app.repositories.layouts import LayoutRepository, role_of
 from app.repositories.leases import LeaseRepository
+from app.repositories.reconciliation import ReconciliationRepository
+from app.repositories.restating import RestatingRepository
+from app.repositories.roll_up import RollUpRepository
+from app.repositories.samples import SampleRepository
 from app.workers.book_keeper import BookKeeper
 from app.workers.cache_round import CacheRound
 from app.workers.day_turn import DayTurn
 from app.workers.funding_turn import FundingTurn
+from app.workers.history_keeper import HistoryKeeper
 from app.workers.inbox import Inbox
 from app.workers.instance_keeper import InstanceKeeper
 from app.workers.leadership import Leadership
 from app.workers.pnl_pace import PnlPace
 from app.workers.pnl_publication import Publication
 from app.workers.readiness import Readiness
+from app.workers.reconciliation import Fence, Reconciliation, WorkerBooks
 from app.workers.schedule import Schedule
 from app.workers.watchers import Watchers
 
@@ -80,8 +87,12 @@ class PnlWorker:
         books: BookRepository,
         layouts: LayoutRepository,
         funding: FundingTurnRepository,
+        ledger: ReconciliationRepository,
         redis: "Redis",
         leadership: Leadership,
+        samples: SampleRepository,
+        roll_up: RollUpRepository,
+        restating: RestatingRepository,
         *,
         shard: Shard,
         epoch: int,
@@ -89,6 +100,7 @@ class PnlWorker:
         reporting_currency: str,
         redis_timeout_s: float,
         cache_ttl_s: int,
+        reconcile_every_s: float,
     ) -> None:
         self._redis = redis
         self._redis_timeout_s = redis_timeout_s
@@ -109,8 +121,17 @@ class PnlWorker:
             funding, redis, redis_timeout_s, self._rate_now, is_active=lambda: leadership.is_certain
         )
         self._instances = InstanceKeeper(self._watchers, redis, redis_timeout_s)
+        self.reconciliation = Reconciliation(
+            ledger,
+            redis,
+            redis_timeout_s=redis_timeout_s,
+            held=WorkerBooks(self._book, self._keeper, self._cache),
+            fence=Fence(role_of(shard), epoch, lambda: leadership.is_certain),
+        )
+        self._reconcile_every_s = reconcile_every_s
         self._pace = PnlPace(time.monotonic())
         self._day = DayTurn()
+        self._history = HistoryKeeper(self._book, samples, roll_up, restating, stale_after_ms=stale_after_ms)
         self._event_ms = 0
         self._has_spoken = asyncio.Event()
         self._prices_are_lost = False
@@ -140,7 +161,10 @@ class PnlWorker:
             tasks.create_task(self._instances.run(), name="pnl.instances")
             tasks.create_task(self._keep_cache(), name="pnl.cache")
             tasks.create_task(self._keep_held(), name="pnl.held")
+            tasks.create_task(self._history.run(), name="pnl.history")
             tasks.create_task(self._funding.run(), name="pnl.funding")
+            if self._reconcile_every_s:
+                tasks.create_task(self.reconciliation.keep(self._reconcile_every_s), name="pnl.reconciliation")
         raise AssertionError("none of the tasks returns")
 
     async def _follow_rates(self) -> NoReturn:
@@ -258,6 +282,7 @@ class PnlWorker:
     def _moved_on(self, prices: Sequence[Price]) -> None:
         self._event_ms = max((price.event_ms or price.received_ms for price in prices), default=self._event_ms)
         self._pace.flushed(self._board.epoch, self._board.flush, self._board.as_of_ms, time.monotonic())
+        self._history.tick(self._board.as_of_ms, silent=False)
 
     async def _speak(self) -> None:
         """Publish if it is time. Several price flushes that waited are one: the newest wins."""
@@ -273,6 +298,8 @@ class PnlWorker:
         )
         self._pace.spoke(said, now)
         self._turn_day(as_of_ms)
+        if self._board.epoch and self._pace.is_silent:
+            self._history.tick(as_of_ms, silent=True)
         self._keeper.fetch(self._publication.missing_users())
         try:
             await self._publisher.publish(flushes)
@@ -371,8 +398,13 @@ async def run_pnl_worker(
     redis_timeout_s: float,
     cache_ttl_s: int,
     shards: int = 1,
+    minutes_for: timedelta = timedelta(days=2),
+    hours_for: timedelta = timedelta(days=92),
+    reconcile_every_s: float = 0.0,
 ) -> NoReturn:
     """Stand by until the lease of a shard is this worker's, then publish until cancelled.
+
+    With ``reconcile_every_s`` of zero nothing is reconciled.
 
     Raises (in an exception group): LeaseLost, another worker is active now;
     DatabaseUnavailable, the load at the start failed. Either way this process
@@ -384,19 +416,25 @@ async def run_pnl_worker(
     readiness = Readiness(leases, "pnl", holder, lease_ttl_ms, partial(is_reachable, redis, redis_timeout_s))
     epoch = await readiness.stand_by(leadership)
     shard = roles[leadership.role]
+    samples = SampleRepository(engine, leadership.role, epoch)
     try:
         worker = PnlWorker(
             BookRepository(engine, shard),
             LayoutRepository(engine),
             FundingTurnRepository(engine, shard),
+            ReconciliationRepository(engine, shard),
             redis,
             leadership,
+            samples,
+            RollUpRepository(engine, shard, minutes_for=minutes_for, hours_for=hours_for),
+            RestatingRepository(engine, samples, shard),
             shard=shard,
             epoch=epoch,
             stale_after_ms=stale_after_ms,
             reporting_currency=reporting_currency,
             redis_timeout_s=redis_timeout_s,
             cache_ttl_s=cache_ttl_s,
+            reconcile_every_s=reconcile_every_s,
         )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(leadership.keep(), name="pnl.lease")

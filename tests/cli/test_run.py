@@ -19,7 +19,18 @@ from app.supervision.screen import Screen
 from tests.redis_servers import ClusterServers
 
 PROJECT = Path(__file__).parents[2]
-COMMANDS = ["all", "web", "price-worker", "pnl-worker", "simulator", "migrate", "check", "import", "export"]
+COMMANDS = [
+    "all",
+    "web",
+    "price-worker",
+    "pnl-worker",
+    "simulator",
+    "migrate",
+    "check",
+    "reconcile",
+    "import",
+    "export",
+]
 
 
 def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -86,6 +86,7 @@ async def transfer(
     *,
     asset: str = "USDT",
     rate: str | None = "1",
+    at: datetime | None = None,
 ) -> Transfer:
     """Record a transfer in a transaction of its own, under the user's lock."""
     now = datetime.now(UTC)
@@ -99,6 +100,6 @@ async def transfer(
             amount=Decimal(amount),
             rate_to_reporting=None if rate is None else Decimal(rate),
             note="",
-            at=now,
+            at=at or now,
             now=now,
         )

@@ -53,12 +53,17 @@ def state_with_bitcoin() -> tuple[StreamState, Trader]:
 
 def update_of(state: StreamState, since: int, *, watched: bool = True, user: str = "alice") -> dict[str, Any] | None:
     interest = Interest(
+        lane=state.lane_of(user),
         watched=state.watched.values() if watched else (),
-        view=state.mirror.users.get(user),
+        view=state.view_of(user),
         pnl=True,
         positions=True,
+        since=since,
+        pnl_since=since,
+        positions_since=since,
+        merged=1,
     )
-    text = frames.update(state, interest, since, 1)
+    (text,) = frames.updates([interest])
     if text is None:
         return None
     msgspec.json.decode(text, type=protocol.ServerMessage)

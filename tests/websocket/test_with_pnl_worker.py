@@ -80,8 +80,9 @@ class Pair:
         return before
 
     def update(self, since: int) -> dict[str, Any]:
-        interest = frames.Interest((), self.state.mirror.users["alice"], pnl=True, positions=True)
-        text = frames.update(self.state, interest, since, 1)
+        view = self.state.mirror.users["alice"]
+        interest = frames.Interest(self.state.only_lane, (), view, True, True, since, since, since, merged=1)
+        (text,) = frames.updates([interest])
         assert text is not None
         decoded: dict[str, Any] = json.loads(text)
         return decoded

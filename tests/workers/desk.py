@@ -215,7 +215,13 @@ async def listening(redis: "Redis", instance_id: str = "w1") -> AsyncIterator[We
 
 @asynccontextmanager
 async def working(
-    engine: AsyncEngine, redis: "Redis", *, holder: str = "worker", ttl_ms: int = 600, shards: int = 1
+    engine: AsyncEngine,
+    redis: "Redis",
+    *,
+    holder: str = "worker",
+    ttl_ms: int = 600,
+    shards: int = 1,
+    reconcile_every_s: float = 0,
 ) -> AsyncIterator["asyncio.Task[None]"]:
     """A P&L worker (or one standing by) while the block runs."""
 
@@ -230,6 +236,7 @@ async def working(
             redis_timeout_s=1.0,
             cache_ttl_s=60,
             shards=shards,
+            reconcile_every_s=reconcile_every_s,
         )
 
     task = asyncio.create_task(run())
