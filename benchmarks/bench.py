@@ -10,13 +10,19 @@ from typing import Any, Final
 
 from app.supervision.problems import StartProblem
 from app.supervision.screen import Screen
-from benchmarks import book, flush, frames, ingest
+from benchmarks import book, flush, frames, ingest, ticks
 from benchmarks.baselines import measure_baselines
 from benchmarks.measure import Result, measure
 from benchmarks.profiles import Profile, raise_descriptor_limit
 from benchmarks.report import Report, machine, print_comparison, print_parts, print_result
 
-_SMALL_PARTS: Final = {"ingest": ingest.figures, "book": book.figures, "flush": flush.figures, "frames": frames.figures}
+_SMALL_PARTS: Final = {
+    "ticks": ticks.figures,
+    "ingest": ingest.figures,
+    "flush": flush.figures,
+    "book": book.figures,
+    "frames": frames.figures,
+}
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx2
 from redis.asyncio import Redis
@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from app.bus import keys
 from app.bus.connection import connect
 from app.bus.interest import live_instances
+from app.bus.pnl import PnlPublisher
 from app.bus.prices import read_instruments, read_prices
 from app.domain.shards import EVERYBODY
 from app.embedded.postgres import EmbeddedPostgres
@@ -30,7 +31,7 @@ from benchmarks.population import Quoted
 _PROJECT: Final = Path(__file__).resolve().parents[1]
 _START_S: Final = 60.0
 _STOP_S: Final = 15.0
-_STOP_ORDER: Final = ("web", "pnl-worker", "price-worker", "simulator")
+_STOP_ORDER: Final = ("web", "pnl-worker", "price-worker", "simulator", "blaster")
 _REDIS_TIMEOUT_S: Final = 10.0
 
 
@@ -95,6 +96,29 @@ class System:
         """A client of its Redis, for the caller to close."""
         return connect(self.redis_url, _REDIS_TIMEOUT_S)
 
+    async def start_blaster(self, symbols: int) -> None:
+        """In place of the market: schema, an exchange that only sends, and the price worker following all of it."""
+        await upgrade(self.database_url)
+        port = self.simulator_url.rpartition(":")[2]
+        self._start("blaster", python_command("-m", "benchmarks.blaster", port, str(symbols)))
+        await self._until("blaster", self._exchange_answers)
+        redis = self.connect_redis()
+
+        async def all_subscribed() -> bool:
+            return int((await self._exchange_state())["subscribed"]) == symbols
+
+        try:
+            await PnlPublisher(redis, _REDIS_TIMEOUT_S, 60).hold({f"S{number:04d}USDT" for number in range(symbols)})
+            self._start("price-worker")
+            await self._until("price-worker", all_subscribed)
+        finally:
+            await redis.aclose()
+
+    async def set_blaster_rate(self, ticks_per_s: int) -> None:
+        """How fast it sends: 0 is silence, -1 whatever is taken."""
+        async with httpx2.AsyncClient(base_url=self.simulator_url, timeout=5.0, trust_env=False) as client:
+            (await client.post("/control/rate", params={"ticks_per_s": ticks_per_s})).raise_for_status()
+
     async def start_feed(self) -> list[Quoted]:
         """Schema, simulator and price worker; the symbols settled in USDT that have a price, the busiest first."""
         await upgrade(self.database_url)
@@ -151,9 +175,13 @@ class System:
 
     async def tick_counts(self) -> tuple[int, int]:
         """How many ticks the exchange has made, and how many it left out for want of time."""
-        async with httpx2.AsyncClient(base_url=self.simulator_url, timeout=5.0, trust_env=False) as client:
-            state = (await client.get("/control/state")).json()
+        state = await self._exchange_state()
         return int(state["ticks"]), int(state["skipped_ticks"])
+
+    async def _exchange_state(self) -> dict[str, Any]:
+        async with httpx2.AsyncClient(base_url=self.simulator_url, timeout=5.0, trust_env=False) as client:
+            state: dict[str, Any] = (await client.get("/control/state")).json()
+        return state
 
     def check(self) -> None:
         """Raise StartProblem when a part has died."""
@@ -161,7 +189,8 @@ class System:
             if child.poll() is not None:
                 raise StartProblem(f"{name} ended with exit code {child.returncode}: {self._last_line(name)}")
 
-    def _start(self, name: str) -> None:
+    def _start(self, name: str, command: Sequence[str] = ()) -> None:
+        """Start a part: by its own command, or as ``run.py`` names it."""
         environment = {
             **os.environ,
             **{f"TIDEMARK_{setting}": value for setting, value in self._settings.items()},
@@ -171,7 +200,7 @@ class System:
         }
         with self._log_path(name).open("wb") as log:
             self._children[name] = subprocess.Popen(
-                tethered(python_command(str(_PROJECT / "run.py"), name), death_signal=signal.SIGTERM),
+                tethered(command or python_command(str(_PROJECT / "run.py"), name), death_signal=signal.SIGTERM),
                 cwd=_PROJECT,
                 env=environment,
                 stdin=subprocess.DEVNULL,
