@@ -9,7 +9,7 @@ PriceSource = Literal["mid", "last", "mark"]
 FeedState = Literal["live", "stale", "down", "simulated"]
 
 
-class Price(msgspec.Struct, frozen=True, array_like=True):
+class Price(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The newest price of one symbol, as the price worker publishes it.
 
     ``price`` values positions; ``source`` says what it is: the middle of the

@@ -106,7 +106,8 @@ class StreamSocket(ClientConnection):
                 messages.append(data[at + 4 : end])
             else:
                 end = self._take_other(data, at)
-                if not end:
+                if not end or self.state is not State.OPEN:
+                    at = end or at
                     break
             at = end
         if at:
