@@ -164,8 +164,12 @@ def value(
 
 @cli.command()
 def bench(
-    profile: Annotated[str, typer.Option(help="smoke, 1k, 5k, 10k, 25k; several with commas.")] = "1k,5k",
-    part: Annotated[str, typer.Option(help="system, ingest, book, flush, frames; several with commas.")] = "system",
+    profile: Annotated[
+        str, typer.Option(help="smoke, 1k, 5k, 10k, 25k; with -busy 20,000 ticks/s; several with commas.")
+    ] = "1k,5k",
+    part: Annotated[
+        str, typer.Option(help="system, ticks, ingest, flush, book, frames; several with commas.")
+    ] = "system",
     *,
     ticks: Annotated[int | None, typer.Option(help="Ticks per second.", min=1, max=20_000)] = None,
     symbols: Annotated[int | None, typer.Option(help="Symbols that are held and watched.", min=10)] = None,
@@ -177,6 +181,7 @@ def bench(
     python_client: Annotated[bool, typer.Option("--python-client", help="Do without the compiled client.")] = False,
     output: Annotated[Path | None, typer.Option(help="Write the results as JSON.", callback=from_caller)] = None,
     compare: Annotated[Path | None, typer.Option(help="Results of an earlier run.", callback=from_caller)] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Also print a table for a README.")] = False,
 ) -> None:
     """Measure the whole system under load, or its parts. Takes the machine for itself."""
     from app.entry.bench import run_bench
@@ -197,6 +202,7 @@ def bench(
         native=not python_client,
         output=output,
         compare=compare,
+        markdown=markdown,
     )
 
 

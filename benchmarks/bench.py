@@ -12,6 +12,7 @@ from app.supervision.problems import StartProblem
 from app.supervision.screen import Screen
 from benchmarks import book, flush, frames, ingest, ticks
 from benchmarks.baselines import measure_baselines
+from benchmarks.markdown import markdown
 from benchmarks.measure import Result, measure
 from benchmarks.profiles import Profile, raise_descriptor_limit
 from benchmarks.report import Report, machine, print_comparison, print_parts, print_result
@@ -35,6 +36,7 @@ class Options:
     native: bool
     output: Path | None
     compare: Path | None
+    markdown: bool = False
 
 
 def chosen_parts(names: str) -> list[str]:
@@ -63,6 +65,8 @@ def run_bench(options: Options) -> None:
             print_parts(part, report.parts[part])
     if earlier is not None:
         print_comparison(earlier, report)
+    if options.markdown:
+        print(markdown(report))
     if options.output is not None:
         options.output.write_text(json.dumps(asdict(report), indent=1) + "\n")
         screen.say(f"  Written to {options.output}")
@@ -92,12 +96,13 @@ def _run_profile(profile: Profile, options: Options, screen: Screen) -> Result:
         result = asyncio.run(measure(profile, Path(folder), screen, native=options.native))
     if options.baselines:
         with screen.step("Baselines"):
-            result.baselines = measure_baselines(
+            result.baselines, missing = measure_baselines(
                 connections=profile.users,
                 frames_per_s=result.metrics["frames_per_s"],
                 frame_bytes=int(result.metrics["bytes_per_frame"]),
                 native=options.native,
             )
+        result.notes += missing
     return result
 
 

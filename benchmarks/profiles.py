@@ -25,7 +25,7 @@ class Profile:
     hz: float = 10.0
     positions: int = 10
     watched: int = 10
-    symbols: int = 300
+    symbols: int = 2_000
     ticks_per_s: int = 2500
     web_workers: int = 2
     warm_up_s: float = 5.0
@@ -70,6 +70,10 @@ PROFILES: Final = {
         Profile("5k", 5_000),
         Profile("10k", 10_000),
         Profile("25k", 25_000, web_workers=3),
+        Profile("1k-busy", 1_000, ticks_per_s=20_000),
+        Profile("5k-busy", 5_000, ticks_per_s=20_000),
+        Profile("10k-busy", 10_000, ticks_per_s=20_000),
+        Profile("25k-busy", 25_000, ticks_per_s=20_000, web_workers=3),
     )
 }
 

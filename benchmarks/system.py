@@ -33,6 +33,8 @@ _START_S: Final = 60.0
 _STOP_S: Final = 15.0
 _STOP_ORDER: Final = ("web", "pnl-worker", "price-worker", "simulator", "blaster")
 _REDIS_TIMEOUT_S: Final = 10.0
+_REAL_SYMBOLS: Final = 200
+"""So many at least trade against USDT without made-up coins."""
 
 
 class System:
@@ -41,7 +43,7 @@ class System:
     Use it in a ``with`` block, which stops everything.
     """
 
-    def __init__(self, directory: Path, *, ticks_per_s: int, web_workers: int, hz: float) -> None:
+    def __init__(self, directory: Path, *, ticks_per_s: int, web_workers: int, hz: float, symbols: int = 0) -> None:
         self.port = free_port("127.0.0.1")
         self.simulator_url = f"http://127.0.0.1:{free_port('127.0.0.1')}"
         self.redis_url = self.database_url = ""
@@ -56,6 +58,7 @@ class System:
             "WEB_WORKERS": str(web_workers),
             "SIMULATOR_PORT": self.simulator_url.rpartition(":")[2],
             "SIMULATOR_TICKS_PER_S": str(ticks_per_s),
+            "SIMULATOR_MADE_UP_COINS": str(max(0, symbols - _REAL_SYMBOLS)),
             "BINANCE_SPOT_REST_URL": self.simulator_url,
             "BINANCE_SPOT_WS_URL": self.simulator_url.replace("http", "ws", 1),
             "STREAM_DEFAULT_HZ": str(hz),
@@ -136,8 +139,10 @@ class System:
                 for symbol, instrument in listed.items()
                 if symbol in prices and instrument.settle == "USDT" and instrument.status == "trading"
             ]
-            # The stream of the whole market sends what traded in the last second: most after two of them.
-            return len(quoted) * 4 > sum(i.settle == "USDT" and i.status == "trading" for i in listed.values()) * 3 > 0
+            # Prices of quiet symbols come by REST, of all others with the stream of the whole market.
+            return (
+                len(quoted) * 100 > sum(i.settle == "USDT" and i.status == "trading" for i in listed.values()) * 99 > 0
+            )
 
         try:
             await self._until("price-worker", prices_flow)
