@@ -168,7 +168,7 @@ def bench(
         str, typer.Option(help="smoke, 1k, 5k, 10k, 25k; with -busy 20,000 ticks/s; several with commas.")
     ] = "1k,5k",
     part: Annotated[
-        str, typer.Option(help="system, ticks, ingest, flush, book, frames; several with commas.")
+        str, typer.Option(help="system, ticks, ingest, flush, book, frames, takeover; several with commas.")
     ] = "system",
     *,
     ticks: Annotated[int | None, typer.Option(help="Ticks per second.", min=1, max=20_000)] = None,

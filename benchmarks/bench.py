@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from app.supervision.problems import StartProblem
 from app.supervision.screen import Screen
-from benchmarks import book, flush, frames, ingest, ticks
+from benchmarks import book, flush, frames, ingest, takeover, ticks
 from benchmarks.baselines import measure_baselines
 from benchmarks.markdown import markdown
 from benchmarks.measure import Result, measure
@@ -23,6 +23,7 @@ _SMALL_PARTS: Final = {
     "flush": flush.figures,
     "book": book.figures,
     "frames": frames.figures,
+    "takeover": takeover.figures,
 }
 
 

@@ -18,7 +18,7 @@ from app.bus.connection import connect
 from app.bus.interest import live_instances
 from app.bus.pnl import PnlPublisher
 from app.bus.prices import read_instruments, read_prices
-from app.domain.shards import EVERYBODY
+from app.domain.shards import shards_of
 from app.embedded.postgres import EmbeddedPostgres
 from app.embedded.redis import EmbeddedRedis
 from app.embedded.tether import tethered
@@ -43,12 +43,15 @@ class System:
     Use it in a ``with`` block, which stops everything.
     """
 
-    def __init__(self, directory: Path, *, ticks_per_s: int, web_workers: int, hz: float, symbols: int = 0) -> None:
+    def __init__(
+        self, directory: Path, *, ticks_per_s: int, web_workers: int, hz: float, symbols: int = 0, shards: int = 1
+    ) -> None:
         self.port = free_port("127.0.0.1")
         self.simulator_url = f"http://127.0.0.1:{free_port('127.0.0.1')}"
         self.redis_url = self.database_url = ""
         self._directory = directory
         self._web_workers = web_workers
+        self._shards = shards_of(shards)
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._opened = ExitStack()
         self._servers: tuple[tuple[str, EmbeddedPostgres | EmbeddedRedis], ...] = ()
@@ -56,6 +59,7 @@ class System:
             "PORT": str(self.port),
             "HOST": "127.0.0.1",
             "WEB_WORKERS": str(web_workers),
+            "PNL_SHARDS": str(shards),
             "SIMULATOR_PORT": self.simulator_url.rpartition(":")[2],
             "SIMULATOR_TICKS_PER_S": str(ticks_per_s),
             "SIMULATOR_MADE_UP_COINS": str(max(0, symbols - _REAL_SYMBOLS)),
@@ -81,9 +85,8 @@ class System:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name in _STOP_ORDER:
-            if name in self._children:
-                _stop(self._children[name])
+        for name in sorted(self._children, key=lambda name: _STOP_ORDER.index(name.partition(" ")[0])):
+            _stop(self._children[name])
         self._opened.close()
 
     @property
@@ -150,20 +153,33 @@ class System:
             await redis.aclose()
         return quoted
 
-    async def start_book(self) -> float:
-        """The P&L worker; how long it took until it had loaded every position, in seconds."""
+    async def start_book(self, standbys: int = 0) -> float:
+        """A P&L worker for each shard, and more; how long it took until every position was loaded, in seconds."""
         redis = self.connect_redis()
 
         async def is_loaded() -> bool:
-            return bool(await redis.exists(keys.held_symbols(EVERYBODY.name)))
+            held = [keys.held_symbols(shard.name) for shard in self._shards]
+            return int(await redis.exists(*held)) == len(held)
 
         started = time.monotonic()
         try:
-            self._start("pnl-worker")
+            for number in range(len(self._shards) + standbys):
+                self._start_pnl_worker(number)
             await self._until("pnl-worker", is_loaded, longest_s=300)
         finally:
             await redis.aclose()
         return time.monotonic() - started
+
+    def kill(self, pid: int) -> Callable[[], None]:
+        """End a P&L worker without a word; gives what puts another in its place."""
+        name = next(name for name, child in self._children.items() if child.pid == pid)
+        os.killpg(pid, signal.SIGKILL)
+        self._children.pop(name).wait()
+        return lambda: self._start_pnl_worker(int(name.partition(" ")[2] or 0))
+
+    def _start_pnl_worker(self, number: int) -> None:
+        name = f"pnl-worker {number}" if number else "pnl-worker"
+        self._start(name, python_command(str(_PROJECT / "run.py"), "pnl-worker"))
 
     async def start_web(self) -> None:
         """The web processes; returns when each of them follows the bus."""
