@@ -182,6 +182,10 @@ def bench(
     output: Annotated[Path | None, typer.Option(help="Write the results as JSON.", callback=from_caller)] = None,
     compare: Annotated[Path | None, typer.Option(help="Results of an earlier run.", callback=from_caller)] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Also print a table for a README.")] = False,
+    costs: Annotated[
+        Path | None,
+        typer.Option(help="Write what this run says of costs, for run.py capacity.", callback=from_caller),
+    ] = None,
 ) -> None:
     """Measure the whole system under load, or its parts. Takes the machine for itself."""
     from app.entry.bench import run_bench
@@ -203,7 +207,37 @@ def bench(
         output=output,
         compare=compare,
         markdown=markdown,
+        costs=costs,
     )
+
+
+@cli.command()
+def capacity(
+    users: Annotated[int, typer.Option(help="Connected at once.")],
+    hz: Annotated[float, typer.Option(help="Updates a second for each.")] = 10.0,
+    positions: Annotated[int, typer.Option(help="Open positions of each.")] = 10,
+    watched: Annotated[int, typer.Option(help="Symbols that each watches.")] = 10,
+    symbols: Annotated[int, typer.Option(help="Symbols that are held or watched.")] = 2_000,
+    ticks: Annotated[int, typer.Option(help="Ticks per second of all symbols together.")] = 2_500,
+    holders: Annotated[int | None, typer.Option(help="Users with positions, connected or not (as many).")] = None,
+    *,
+    check: Annotated[bool, typer.Option("--check", help="Also hold the model against measured runs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
+) -> None:
+    """Say how many processes, cores and bytes a load needs, from measured costs. Needs no server."""
+    from app.domain.capacity import Load
+    from app.entry.capacity import print_plan
+
+    load = Load(
+        users=users,
+        hz=hz,
+        positions=positions,
+        watched=watched,
+        symbols=symbols,
+        ticks_per_s=ticks,
+        holders=holders,
+    )
+    print_plan(load, check=check, as_json=as_json)
 
 
 def main() -> None:

@@ -253,6 +253,7 @@ class _Run:
         result.metrics |= {
             "redis_commands_per_s": counts.redis_commands / seconds,
             "redis_output_bytes_per_s": counts.redis_output_bytes / seconds,
+            "redis_memory_bytes": after.counts.redis_memory_bytes,
             # Less the one that asked.
             "postgres_transactions_per_s": (counts.transactions - 1) / seconds,
             "postgres_rows_written_per_s": counts.rows_written / seconds,

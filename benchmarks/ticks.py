@@ -22,8 +22,8 @@ from benchmarks.histogram import quantiles_of
 from benchmarks.processes import family, usage
 from benchmarks.system import System
 
-_SYMBOLS: Final = 2_000
-_PACE: Final = 100_000
+SYMBOLS: Final = 2_000
+PACE: Final = 100_000
 _AS_FAST_AS_TAKEN: Final = -1
 _WARM_UP_S: Final = 2.0
 _MEASURE_S: Final = 5.0
@@ -68,8 +68,8 @@ def figures() -> dict[str, float]:
 async def _measure(folder: Path) -> dict[str, float]:
     load = os.getloadavg()[0]
     with System(folder, ticks_per_s=0, web_workers=1, hz=1) as system:
-        await system.start_blaster(_SYMBOLS)
-        paced = await _phase(system, _PACE)
+        await system.start_blaster(SYMBOLS)
+        paced = await _phase(system, PACE)
         free = await _phase(system, _AS_FAST_AS_TAKEN)
         system.check()
     return {

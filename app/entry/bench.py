@@ -16,6 +16,7 @@ def run_bench(
     output: Path | None,
     compare: Path | None,
     markdown: bool = False,
+    costs: Path | None = None,
 ) -> None:
     """Measure. Raises StartProblem."""
     try:
@@ -38,5 +39,6 @@ def run_bench(
             output=output,
             compare=compare,
             markdown=markdown,
+            costs=costs,
         )
     )
