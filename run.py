@@ -165,7 +165,7 @@ def value(
 @cli.command()
 def bench(
     profile: Annotated[
-        str, typer.Option(help="smoke, 1k, 5k, 10k, 25k; with -busy 20,000 ticks/s; several with commas.")
+        str, typer.Option(help="smoke, 1k, 5k, 10k, 25k; 5k-busy: 20,000 ticks/s; 5k@2: at 2 Hz; several with commas.")
     ] = "1k,5k",
     part: Annotated[
         str, typer.Option(help="system, ticks, ingest, flush, book, frames, takeover; several with commas.")

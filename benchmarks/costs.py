@@ -1,8 +1,8 @@
 """What a run says of costs, for the model in app/domain/capacity.py.
 
-Profiles give sums: so much CPU for so many frames of so many rows. Two unknowns
-need two profiles that differ; the fit minimises relative errors and lets nothing
-be negative. What a run does not tell stays as it was.
+Profiles give sums: so much CPU for so many frames of so many rows. Three unknowns
+need three profiles that differ, in users and in rates; the fit minimises relative
+errors and lets nothing be negative. What a run does not tell stays as it was.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from benchmarks.report import Report
 
 _SEED: Final = 1
-_LEAST_PROFILES: Final = 2
+_LEAST_PROFILES: Final = 3
+_MOVED: Final = (f"{FULL.symbols:,}", "30")
 
 
 def updated(table: CostTable, report: "Report") -> CostTable:
@@ -39,7 +40,8 @@ def updated(table: CostTable, report: "Report") -> CostTable:
     fitted = _fitted(found, results, costs)
     costs = msgspec.structs.replace(costs, **{name: value for name, (value, _) in fitted.items()})
     said = {name: source for name, (_, source) in {**changes, **based, **fitted}.items()}
-    recorded = {run.profile: run for run in table.recorded} | found
+    # Runs of other costs would be held against these.
+    recorded = found if len(found) >= _LEAST_PROFILES else {run.profile: run for run in table.recorded} | found
     return CostTable(report.machine, costs, {**table.sources, **said}, list(recorded.values()))
 
 
@@ -82,7 +84,9 @@ def _from_bases(runs: Mapping[str, Recorded], costs: Costs) -> dict[str, tuple[f
     """What is there beside all that the model counts, on average."""
     if not runs:
         return {}
-    none = msgspec.structs.replace(costs, price_base_cores=0.0, market_prices_per_flush=0.0)
+    none = msgspec.structs.replace(
+        costs, price_base_cores=0.0, market_prices_per_flush=0.0, pnl_ms_per_flush=0.0, redis_us_per_kb=0.0
+    )
     plans = {name: plan(run.load, none, web_workers=run.web_workers) for name, run in runs.items()}
     prices = [run.measured["prices_per_flush"] - plans[name].prices_per_flush for name, run in runs.items()]
     prices_cost = FLUSHES_PER_S * costs.price_us_per_price / 1e6
@@ -90,10 +94,17 @@ def _from_bases(runs: Mapping[str, Recorded], costs: Costs) -> dict[str, tuple[f
         run.measured["price_cores"] - plans[name].price_cores - extra * prices_cost
         for (name, run), extra in zip(runs.items(), prices, strict=True)
     ]
+    flush_ms = [(run.measured["pnl_cores"] - plans[name].pnl_cores) * 1e3 / FLUSHES_PER_S for name, run in runs.items()]
+    redis = [
+        (run.measured["redis_cores"] - plans[name].redis_cores) * 1e9 / run.measured["redis_output_bytes_per_s"]
+        for name, run in runs.items()
+    ]
     source = f"the rest, over the profiles {', '.join(runs)}"
     return {
         "market_prices_per_flush": (_rounded(max(0.0, float(np.mean(prices)))), source),
         "price_base_cores": (_rounded(max(0.0, float(np.mean(cores)))), source),
+        "pnl_ms_per_flush": (_rounded(max(0.0, float(np.mean(flush_ms)))), source),
+        "redis_us_per_kb": (_rounded(max(0.0, float(np.mean(redis)))), source),
     }
 
 
@@ -109,44 +120,27 @@ def _fitted(
     frame_bytes, row_bytes = _solved(
         [(1.0, found.rows_per_frame) for _, found in ours], [run.measured["bytes_per_frame"] for run, _ in ours]
     )
-    web_frame, web_row = _solved(
-        [(found.frames_per_s / 1e6, found.frames_per_s * found.rows_per_frame / 1e6) for _, found in ours],
-        [run.measured["web_cores"] - _hearing(run, found, costs) for run, found in ours],
-    )
-    pnl_flush, pnl_row = _solved(
-        [(FLUSHES_PER_S / 1e3, FLUSHES_PER_S * found.rows_per_flush / 1e6) for _, found in ours],
-        [run.measured["pnl_cores"] - _standing(run, costs) for run, _ in ours],
-    )
-    redis_kb, redis_delivery = _solved(
+    web_base, web_frame, web_row = _solved(
         [
-            (run.measured["redis_output_bytes_per_s"] / 1e9, FLUSHES_PER_S * (2 * run.web_workers + 1) / 1e6)
-            for run, _ in ours
+            (run.web_workers, found.frames_per_s / 1e6, found.frames_per_s * found.rows_per_frame / 1e6)
+            for run, found in ours
         ],
-        [run.measured["redis_cores"] for run, _ in ours],
+        [run.measured["web_cores"] - _hearing(run, found, costs) for run, found in ours],
     )
     found = {
         "frame_bytes": frame_bytes,
         "row_bytes": row_bytes,
+        "web_base_cores": web_base,
         "web_us_per_frame": web_frame,
         "web_us_per_row": web_row,
-        "pnl_ms_per_flush": pnl_flush,
-        "pnl_us_per_row": pnl_row,
-        "redis_us_per_kb": redis_kb,
-        "redis_us_per_delivery": redis_delivery,
         **_slope_of_load(results),
     }
     return {name: (_rounded(value), source) for name, value in found.items()}
 
 
 def _hearing(run: Recorded, found: Plan, costs: Costs) -> float:
-    """Cores that the web processes need for prices, whoever is connected."""
+    """Cores that the web processes need for prices."""
     return run.web_workers * FLUSHES_PER_S * found.prices_per_flush * costs.web_us_per_price / 1e6
-
-
-def _standing(run: Recorded, costs: Costs) -> float:
-    """Cores of the P&L worker that do not depend on who is connected."""
-    messages_ms = run.web_workers * costs.pnl_us_per_message / 1e3
-    return (messages_ms + run.load.all_positions * costs.pnl_ns_per_position / 1e6) * FLUSHES_PER_S / 1e3
 
 
 def _slope_of_load(results: Mapping[str, "Result"]) -> dict[str, float]:
@@ -159,11 +153,11 @@ def _slope_of_load(results: Mapping[str, "Result"]) -> dict[str, float]:
     return {"load_us_per_position": (long_s - short_s) / (many - few) * 1e6} if many > few and long_s > short_s else {}
 
 
-def _solved(rows: Sequence[tuple[float, float]], sums: Sequence[float]) -> tuple[float, float]:
-    """The two unknowns, none below zero, that come closest to the sums in proportion."""
+def _solved(rows: Sequence[Sequence[float]], sums: Sequence[float]) -> list[float]:
+    """The unknowns, none below zero, that come closest to the sums in proportion."""
     weights = 1 / np.maximum(np.array(sums), 1e-9)
     found, _ = nnls(np.array(rows) * weights[:, None], np.array(sums) * weights)
-    return float(found[0]), float(found[1])
+    return [float(each) for each in found]
 
 
 def _from_largest(results: Mapping[str, "Result"]) -> dict[str, tuple[float, str]]:
@@ -190,6 +184,10 @@ def _from_parts(parts: Mapping[str, Mapping[str, float]], costs: Costs) -> dict[
     if "book" in parts:
         book = parts["book"]
         found["pnl_ns_per_position"] = (book["revalue everybody, ms p50"] / FULL.positions * 1e6, "part book")
+        # With all symbols moved every row changes, with a few next to none.
+        rows = FULL.watched * FULL.positions // FULL.users
+        all_ms, few_ms = (book[f"flush to {FULL.watched:,} watched, {moved} symbols moved, ms p50"] for moved in _MOVED)
+        found["pnl_us_per_row"] = ((all_ms - few_ms) / rows * 1e3, "part book")
         found["position_bytes"] = (book["memory of the book, MB"] * 1e6 / FULL.positions, "part book")
     if "flush" in parts and "ingest" in parts:
         ms = parts["flush"]["ms of CPU here"] + parts["ingest"]["ms a drain of 2,000 symbols"]

@@ -79,10 +79,23 @@ PROFILES: Final = {
 
 
 def chosen(names: str, **changes: Any) -> list[Profile]:
-    """Profiles by a comma-separated list of names, with the fields that were given by option. Raises ValueError."""
+    """Profiles by a comma-separated list of names, with the fields that were given by option.
+
+    ``5k@2`` is 5k with two updates a second. Raises ValueError.
+    """
     wanted = [name.strip() for name in names.split(",") if name.strip()]
-    unknown = [name for name in wanted if name not in PROFILES]
+    unknown = [name for name in wanted if name.partition("@")[0] not in PROFILES]
     if unknown or not wanted:
         raise ValueError(f"no profile {', '.join(unknown) or 'given'}; there are {', '.join(PROFILES)}")
     given = {name: value for name, value in changes.items() if value is not None}
-    return [replace(PROFILES[name], **given) for name in wanted]
+    return [replace(_named(name), **given) for name in wanted]
+
+
+def _named(name: str) -> Profile:
+    profile, _, hz = name.partition("@")
+    if not hz:
+        return PROFILES[profile]
+    try:
+        return replace(PROFILES[profile], name=name, hz=float(hz))
+    except ValueError:
+        raise ValueError(f"{name}: {hz} is no number of updates") from None

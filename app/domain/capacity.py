@@ -70,6 +70,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 class Costs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What was measured. Times are CPU time; kB are 1000 bytes."""
 
+    web_base_cores: float
+    """Of each web process, whoever is connected."""
     web_us_per_frame: float
     web_us_per_row: float
     """A row: a symbol watched, or a position held, that changed since the frame before."""
@@ -258,7 +260,7 @@ def _web(
 ) -> tuple[float, int]:
     """Cores and processes. Every process hears every price, so that costs the more the more there are."""
     frames = frames_per_s * (costs.web_us_per_frame + rows_per_frame * costs.web_us_per_row) / 1e6
-    hearing = FLUSHES_PER_S * prices_per_flush * costs.web_us_per_price / 1e6
+    hearing = costs.web_base_cores + FLUSHES_PER_S * prices_per_flush * costs.web_us_per_price / 1e6
     if hearing >= MOST_LOAD:
         raise ValueError("a web process could do nothing but listen to so many prices")
     workers = given or max(1, math.ceil(frames / (MOST_LOAD - hearing)))

@@ -39,6 +39,14 @@ def test_a_profile_takes_the_options_that_are_given() -> None:
     assert (profile.users, profile.ticks_per_s, profile.symbols) == (5_000, 20_000, PROFILES["5k"].symbols)
 
 
+def test_a_profile_may_be_given_at_another_rate() -> None:
+    fast, slow = chosen("5k,5k@0.5")
+    assert (fast.name, fast.hz) == ("5k", PROFILES["5k"].hz)
+    assert (slow.name, slow.hz, slow.users) == ("5k@0.5", 0.5, 5_000)
+    with pytest.raises(ValueError, match="no number of updates"):
+        chosen("5k@often")
+
+
 @pytest.mark.parametrize("names", ["", "5k,none", " , "])
 def test_an_unknown_profile_is_refused(names: str) -> None:
     with pytest.raises(ValueError, match="there are smoke, 1k"):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from app.domain.capacity import MOST_FLUSH_MS, MOST_LOAD, Costs, Load, changed, plan, popularity
 
 COSTS = Costs(
+    web_base_cores=0.02,
     web_us_per_frame=12.0,
     web_us_per_row=1.5,
     web_us_per_price=2.0,
