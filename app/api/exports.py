@@ -6,7 +6,7 @@ from contextlib import aclosing
 from typing import Annotated, Any, Final
 
 from fastapi import Path, Query, Response
-from pydantic import Field
+from pydantic import Field, SkipValidation
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
@@ -14,7 +14,7 @@ from app.api.authentication import Reader
 from app.api.context import Opened, Web
 from app.api.fields import Id, Moment, QueryParameters
 from app.api.fills import find_account
-from app.api.problems import unavailable
+from app.api.problems import Problem, unavailable
 from app.api.routing import new_router
 from app.domain.export_tables import TABLES, FileFormat, TableName
 from app.exports.writers import MEDIA_TYPES, writer_of
@@ -43,11 +43,17 @@ class ExportQuery(QueryParameters):
     account_id: Id | None = None
 
 
+TablePath = Annotated[TableName, SkipValidation(), Path()]
+"""Documented as one of the tables; what is none is not found, as every path that leads nowhere."""
+
+
 @router.get("/{table}", response_class=Response, responses=_FILES)
 async def export_table(
-    web: Opened, caller: Reader, table: Annotated[TableName, Path()], query: Annotated[ExportQuery, Query()]
+    web: Opened, caller: Reader, table: TablePath, query: Annotated[ExportQuery, Query()]
 ) -> Response:
     """The caller's trades (by time), positions (by opening) or P&L (by account, strategy and symbol) as a file."""
+    if table not in TABLES:
+        raise Problem("not_found", f"There is no such table; there are {', '.join(TABLES)}.")
     if query.account_id is not None:
         async with transaction(web.database) as connection:
             await find_account(connection, caller, query.account_id)

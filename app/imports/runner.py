@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Final, NoReturn
 
 import structlog
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.domain.imports import Progress
@@ -62,6 +63,9 @@ class ImportRunner:
                     pass
             except DatabaseUnavailable as error:
                 log.warning("imports.unavailable", reason=str(error))
+            except ProgrammingError as error:
+                # The database is not migrated yet: readiness says so, and this waits.
+                log.warning("imports.unavailable", reason=type(error.orig).__name__)
             except OSError as error:
                 log.warning("imports.folder_unusable", reason=str(error))
             try:

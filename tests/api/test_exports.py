@@ -148,7 +148,7 @@ async def test_an_export_is_the_callers_own(api: Api, alice: httpx2.AsyncClient,
     others = await bob.get("/api/v1/exports/trades", params={"account_id": account})
     assert (others.status_code, others.json()["code"]) == (404, "not_found")
     assert (await api.client().get("/api/v1/exports/trades")).status_code == 401
-    assert (await alice.get("/api/v1/exports/users")).status_code == 422
+    assert (await alice.get("/api/v1/exports/users")).status_code == 404
     assert (await alice.get("/api/v1/exports/trades", params={"format": "xml"})).status_code == 422
 
 

@@ -85,7 +85,7 @@ def test_every_router_of_the_folder_is_served() -> None:
 
     served = {id(router) for router in API_ROUTERS}
     assert {id(router) for router in routers} == served
-    assert len(API_ROUTERS) == len(served) == 11
+    assert len(API_ROUTERS) == len(served) == 13
 
 
 def document() -> dict[str, Any]:
