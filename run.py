@@ -242,8 +242,12 @@ def export(
 
 @cli.command()
 def bench(
-    profile: Annotated[str, typer.Option(help="smoke, 1k, 5k, 10k, 25k; several with commas.")] = "1k,5k",
-    part: Annotated[str, typer.Option(help="system, ingest, book, flush, frames; several with commas.")] = "system",
+    profile: Annotated[
+        str, typer.Option(help="smoke, 1k, 5k, 10k, 25k; 5k-busy: 20,000 ticks/s; 5k@2: at 2 Hz; several with commas.")
+    ] = "1k,5k",
+    part: Annotated[
+        str, typer.Option(help="system, ticks, ingest, flush, book, frames, takeover; several with commas.")
+    ] = "system",
     *,
     ticks: Annotated[int | None, typer.Option(help="Ticks per second.", min=1, max=20_000)] = None,
     symbols: Annotated[int | None, typer.Option(help="Symbols that are held and watched.", min=10)] = None,
@@ -255,6 +259,11 @@ def bench(
     python_client: Annotated[bool, typer.Option("--python-client", help="Do without the compiled client.")] = False,
     output: Annotated[Path | None, typer.Option(help="Write the results as JSON.", callback=from_caller)] = None,
     compare: Annotated[Path | None, typer.Option(help="Results of an earlier run.", callback=from_caller)] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Also print a table for a README.")] = False,
+    costs: Annotated[
+        Path | None,
+        typer.Option(help="Write what this run says of costs, for run.py capacity.", callback=from_caller),
+    ] = None,
 ) -> None:
     """Measure the whole system under load, or its parts. Takes the machine for itself."""
     from app.entry.bench import run_bench
@@ -275,7 +284,38 @@ def bench(
         native=not python_client,
         output=output,
         compare=compare,
+        markdown=markdown,
+        costs=costs,
     )
+
+
+@cli.command()
+def capacity(
+    users: Annotated[int, typer.Option(help="Connected at once.")],
+    hz: Annotated[float, typer.Option(help="Updates a second for each.")] = 10.0,
+    positions: Annotated[int, typer.Option(help="Open positions of each.")] = 10,
+    watched: Annotated[int, typer.Option(help="Symbols that each watches.")] = 10,
+    symbols: Annotated[int, typer.Option(help="Symbols that are held or watched.")] = 2_000,
+    ticks: Annotated[int, typer.Option(help="Ticks per second of all symbols together.")] = 2_500,
+    holders: Annotated[int | None, typer.Option(help="Users with positions, connected or not (as many).")] = None,
+    *,
+    check: Annotated[bool, typer.Option("--check", help="Also hold the model against measured runs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
+) -> None:
+    """Say how many processes, cores and bytes a load needs, from measured costs. Needs no server."""
+    from app.domain.capacity import Load
+    from app.entry.capacity import print_plan
+
+    load = Load(
+        users=users,
+        hz=hz,
+        positions=positions,
+        watched=watched,
+        symbols=symbols,
+        ticks_per_s=ticks,
+        holders=holders,
+    )
+    print_plan(load, check=check, as_json=as_json)
 
 
 def main() -> None:

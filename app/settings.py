@@ -112,6 +112,8 @@ class Settings(BaseSettings):
     simulator_port: Annotated[int, Field(ge=1, le=65535)] = 9100
     simulator_ticks_per_s: Annotated[int, Field(ge=0, le=20_000)] = 500
     simulator_funding_interval_s: Annotated[int, Field(ge=10, le=86_400)] = 8 * 3600
+    simulator_made_up_coins: Annotated[int, Field(ge=0, le=5_000)] = 0
+    """How many coins to list beyond the usual ones, for a market of thousands."""
     simulator_replay_symbol: str = "BTCUSDT"
     """The symbol that recorded ticks, where there are any, drive instead of the seeded process."""
     simulator_replay_trades: Path | None = None

@@ -2,7 +2,8 @@
 
 ``raw`` writes the bytes to each socket and does nothing else: below that no
 server can get. ``gather`` is what one writes first with FastAPI: encode, then
-``asyncio.gather`` over ``send_text`` of every connection. Both are one process,
+``asyncio.gather`` over ``send_text`` of every connection. ``node`` is what one
+writes first with Node: the ws library, one ``send`` for each. All are one process,
 on the same connections and clients as the system, at the same rate of frames.
 """
 
@@ -14,7 +15,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Final, Literal
 
@@ -27,12 +28,13 @@ from app.supervision.keeper import python_command
 from benchmarks.client import Client, Load
 from benchmarks.histogram import merged, quantiles
 from benchmarks.native import library
+from benchmarks.node_ws import NodeMissing, installed_server
 from benchmarks.population import Member
 from benchmarks.processes import family, usage
 from benchmarks.profiles import raise_descriptor_limit
 
-Kind = Literal["raw", "gather"]
-KINDS: Final[tuple[Kind, ...]] = ("raw", "gather")
+Kind = Literal["raw", "gather", "node"]
+KINDS: Final[tuple[Kind, ...]] = ("raw", "gather", "node")
 
 _PROJECT: Final = Path(__file__).resolve().parents[1]
 _MOST_CONNECTIONS: Final = 5_000
@@ -45,10 +47,17 @@ _TURNS_PER_ROUND: Final = 20
 
 def measure_baselines(
     *, connections: int, frames_per_s: float, frame_bytes: int, native: bool
-) -> dict[str, dict[str, float]]:
-    """Figures by kind. Fewer connections than the system had get as many frames in all."""
+) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """Figures by kind, and why one is missing. Fewer connections than the system had get as many frames in all."""
     count = min(connections, _MOST_CONNECTIONS)
-    return {kind: _measure(kind, count, frames_per_s / count, frame_bytes, native=native) for kind in KINDS}
+    found: dict[str, dict[str, float]] = {}
+    missing: list[str] = []
+    for kind in KINDS:
+        try:
+            found[kind] = _measure(kind, count, frames_per_s / count, frame_bytes, native=native)
+        except NodeMissing as reason:
+            missing.append(f"no baseline of {kind}: {reason}")
+    return found, missing
 
 
 def _measure(kind: Kind, count: int, hz: float, frame_bytes: int, *, native: bool) -> dict[str, float]:
@@ -79,14 +88,20 @@ def _measure(kind: Kind, count: int, hz: float, frame_bytes: int, *, native: boo
 
 @contextmanager
 def _server(kind: Kind, port: int, hz: float, frame_bytes: int) -> Iterator[int]:
-    command = python_command("-m", "benchmarks.baselines", kind, str(port), str(hz), str(frame_bytes))
-    process = subprocess.Popen(command, cwd=_PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        _until_listening(port)
-        yield process.pid
-    finally:
-        process.kill()
-        process.wait()
+    ours = nullcontext(python_command("-m", "benchmarks.baselines", kind))
+    with installed_server() if kind == "node" else ours as command:
+        process = subprocess.Popen(
+            [*command, str(port), str(hz), str(frame_bytes)],
+            cwd=_PROJECT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            _until_listening(port)
+            yield process.pid
+        finally:
+            process.kill()
+            process.wait()
 
 
 def _until_listening(port: int) -> None:
@@ -191,7 +206,7 @@ def _serve_gather(port: int, hz: float, size: int) -> None:
 def main() -> None:
     """Serve one baseline until killed."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("kind", choices=("raw", "gather"))
     parser.add_argument("port", type=int)
     parser.add_argument("hz", type=float)
     parser.add_argument("bytes", type=int)

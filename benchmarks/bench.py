@@ -8,15 +8,27 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
+from app.entry.capacity import COSTS_PATH, read_costs
 from app.supervision.problems import StartProblem
 from app.supervision.screen import Screen
-from benchmarks import book, flush, frames, ingest
+from benchmarks import book, flush, frames, ingest, takeover, ticks
 from benchmarks.baselines import measure_baselines
+from benchmarks.costs import updated
+from benchmarks.markdown import markdown
 from benchmarks.measure import Result, measure
 from benchmarks.profiles import Profile, raise_descriptor_limit
 from benchmarks.report import Report, machine, print_comparison, print_parts, print_result
 
-_SMALL_PARTS: Final = {"ingest": ingest.figures, "book": book.figures, "flush": flush.figures, "frames": frames.figures}
+_SMALL_PARTS: Final = {
+    "ticks": ticks.figures,
+    "ingest": ingest.figures,
+    "flush": flush.figures,
+    "book": book.figures,
+    "frames": frames.figures,
+    "takeover": takeover.figures,
+}
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,8 @@ class Options:
     native: bool
     output: Path | None
     compare: Path | None
+    markdown: bool = False
+    costs: Path | None = None
 
 
 def chosen_parts(names: str) -> list[str]:
@@ -57,11 +71,21 @@ def run_bench(options: Options) -> None:
             print_parts(part, report.parts[part])
     if earlier is not None:
         print_comparison(earlier, report)
+    if options.markdown:
+        print(markdown(report))
+    if options.costs is not None:
+        _write_costs(options.costs, report)
     if options.output is not None:
         options.output.write_text(json.dumps(asdict(report), indent=1) + "\n")
         screen.say(f"  Written to {options.output}")
     if report.failed:
         raise StartProblem(f"{', '.join(report.failed)} failed")
+
+
+def _write_costs(path: Path, report: Report) -> None:
+    """Bring a table of costs up to date; begin with the one that is installed."""
+    table = updated(read_costs(path if path.exists() else COSTS_PATH), report)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(table), indent=1) + b"\n")
 
 
 def _run_profiles(options: Options, screen: Screen, report: Report) -> None:
@@ -86,12 +110,13 @@ def _run_profile(profile: Profile, options: Options, screen: Screen) -> Result:
         result = asyncio.run(measure(profile, Path(folder), screen, native=options.native))
     if options.baselines:
         with screen.step("Baselines"):
-            result.baselines = measure_baselines(
+            result.baselines, missing = measure_baselines(
                 connections=profile.users,
                 frames_per_s=result.metrics["frames_per_s"],
                 frame_bytes=int(result.metrics["bytes_per_frame"]),
                 native=options.native,
             )
+        result.notes += missing
     return result
 
 

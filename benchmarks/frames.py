@@ -111,6 +111,7 @@ def figures() -> dict[str, float]:
         "bytes a frame": size / frames,
         "µs a frame": built / frames * 1e6,
         "ms a commit": committed / _FLUSHES * 1e3,
+        "prices a commit": _MOVED,
     }
 
 

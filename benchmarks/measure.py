@@ -4,36 +4,39 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
-import httpx2
 
+from app.bus.interest import live_instances
 from app.bus.sessions import SessionStore
 from app.supervision.problems import StartProblem
 from app.supervision.screen import Screen
 from benchmarks.client import Client, Load
 from benchmarks.counters import Counters, Counts
 from benchmarks.histogram import merged, quantiles, quantiles_of
+from benchmarks.hops import Bus, marking, watching
+from benchmarks.loop_lag import LoopLag
 from benchmarks.native import COUNTERS, HISTOGRAMS
-from benchmarks.population import Member, Population
+from benchmarks.population import Member, Population, Quoted
 from benchmarks.processes import Usage, family, machine_busy_s, memory_bytes, usage, usage_by_role
 from benchmarks.profiles import Profile
 from benchmarks.reader import Reading
 from benchmarks.system import System
-from benchmarks.trace import Trace, follow_frames, watching_bus
 
 _SNAPSHOTS_S: Final = 120.0
-_PROBE_EVERY_S: Final = 0.1
-_TRACED: Final = "BTCUSDT"
 _SEED: Final = 1
 
 _MOST_CLIENT_CPU: Final = 0.85
 _MOST_CLIENT_LAG_MS: Final = 250
 """Above these the client measures itself, and the run is void."""
+
+_MOST_OTHER_CPU: Final = 0.1
+"""In cores. With more from other programs a run says little, and is void."""
+_MOST_LEFT_OUT: Final = 0.05
 
 
 @dataclass
@@ -49,7 +52,16 @@ class Result:
     waited: dict[str, float] = field(default_factory=dict)
     closed: dict[int, int] = field(default_factory=dict)
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     void: str | None = None
+
+
+@dataclass(frozen=True)
+class _Crowd:
+    """Who is to connect, and a symbol that nobody would miss."""
+
+    members: list[Member]
+    marked: Quoted
 
 
 @dataclass(frozen=True)
@@ -64,20 +76,26 @@ class _Moment:
 async def measure(profile: Profile, directory: Path, screen: Screen, *, native: bool) -> Result:
     """Run a profile. Raises StartProblem when a part does not start or dies."""
     result = Result(profile=asdict(profile), load_average=os.getloadavg()[0])
-    with System(directory, ticks_per_s=profile.ticks_per_s, web_workers=profile.web_workers, hz=profile.hz) as system:
-        members = await _start(system, profile, screen, result)
-        await _Run(system, profile, screen, result).run(members, native=native)
+    with System(
+        directory,
+        ticks_per_s=profile.ticks_per_s,
+        web_workers=profile.web_workers,
+        hz=profile.hz,
+        symbols=profile.symbols,
+    ) as system:
+        crowd = await _start(system, profile, screen, result)
+        await _Run(system, profile, screen, result).run(crowd, native=native)
         system.check()
     return result
 
 
-async def _start(system: System, profile: Profile, screen: Screen, result: Result) -> list[Member]:
-    """Everything up to the web processes; the members to connect, and one more to trace."""
+async def _start(system: System, profile: Profile, screen: Screen, result: Result) -> _Crowd:
+    """Everything up to the web processes."""
     with screen.step("Exchange and prices") as step:
         quoted = (await system.start_feed())[: profile.symbols]
         step.outcome = f"{len(quoted)} symbols, {profile.ticks_per_s} ticks/s"
     with screen.step("Users") as step:
-        population = Population(profile.users + 1, profile.positions, profile.watched, quoted, seed=_SEED)
+        population = Population(profile.users, profile.positions, profile.watched, quoted, seed=_SEED)
         await population.write(system.database_url)
         redis = system.connect_redis()
         sessions = SessionStore(redis, timeout_s=10.0, idle_s=3600, absolute_s=3600)
@@ -89,7 +107,9 @@ async def _start(system: System, profile: Profile, screen: Screen, result: Resul
         step.outcome = f"{profile.users * profile.positions:,} positions loaded"
     with screen.step("Web"):
         await system.start_web()
-    return members
+    watched = {symbol for member in members for symbol in member.symbols}
+    marked = [each for each in quoted if each.instrument.symbol in watched][-1]
+    return _Crowd(members, marked)
 
 
 class _Run:
@@ -102,15 +122,17 @@ class _Run:
         self._result = result
         self._clients: list[Client] = []
 
-    async def run(self, members: list[Member], *, native: bool) -> None:
+    async def run(self, crowd: _Crowd, *, native: bool) -> None:
         before = self._web_memory()
-        with ExitStack() as opened:
-            await self._connect(members[:-1], opened, native=native)
+        with ExitStack() as opened, LoopLag(self._system.port, self._web_workers()) as lag:
+            await self._connect(crowd.members, opened, native=native)
+            self._result.latency_ms["loop, connecting"] = quantiles_of(lag.take())
             self._result.metrics["memory_per_connection_bytes"] = (self._web_memory() - before) / self._profile.users
-            trace = Trace(_TRACED)
-            async with self._counting() as counters, self._tracing(trace, members[-1]):
+            self._result.metrics["web_memory_before_bytes"] = before
+            bus = Bus()
+            async with self._counting() as counters, self._watching(bus, crowd.marked):
                 await asyncio.sleep(self._profile.warm_up_s)
-                await self._measure(counters, trace)
+                await self._measure(counters, bus, lag)
 
     async def _connect(self, members: list[Member], opened: ExitStack, *, native: bool) -> None:
         count = self._profile.client_processes
@@ -155,43 +177,35 @@ class _Run:
             await redis.aclose()
 
     @asynccontextmanager
-    async def _tracing(self, trace: Trace, member: Member) -> AsyncIterator[None]:
+    async def _watching(self, bus: Bus, marked: Quoted) -> AsyncIterator[None]:
         redis = self._system.connect_redis()
-        async with watching_bus(redis, trace, member.user_id):
-            following = asyncio.create_task(follow_frames(self._system.url, f"tidemark={member.token}", trace))
-            try:
-                yield
-            finally:
-                following.cancel()
-                await asyncio.wait([following])
-        await redis.aclose()
+        async with AsyncExitStack() as opened:
+            opened.push_async_callback(redis.aclose)
+            instances = await live_instances(redis, 10.0)
+            await opened.enter_async_context(watching(redis, bus, min(instances)))
+            await opened.enter_async_context(marking(self._system.simulator_url, bus, marked))
+            yield
 
-    async def _measure(self, counters: Counters, trace: Trace) -> None:
+    async def _measure(self, counters: Counters, bus: Bus, lag: LoopLag) -> None:
         with self._screen.step("Measuring") as step:
             for client in self._clients:
                 client.ask("reset")
-            trace.reset()
+            bus.reset()
             before = await self._moment(counters)
-            answers = await self._probe(self._profile.measure_s)
+            lag.take()
+            await asyncio.sleep(self._profile.measure_s)
+            lags = lag.take()
             after = await self._moment(counters)
             readings = await asyncio.gather(*(asyncio.to_thread(client.read) for client in self._clients))
             self._note_frames(readings, after.at - before.at)
             self._note_costs(before, after)
-            self._note_bus(trace, before, after)
-            self._result.latency_ms["GET /livez"] = quantiles_of(answers)
+            self._note_bus(bus, before, after)
+            self._result.hops_ms = bus.hops(sample for reading in readings for sample in reading.samples)
+            self._result.latency_ms["loop"] = quantiles_of(lags)
+            self._result.metrics["web_loops_asked"] = lag.heard
+            self._result.notes = self._notes()
             self._result.void = self._reason_to_void()
             step.outcome = f"{self._result.metrics['frames_per_s']:,.0f} frames/s"
-
-    async def _probe(self, for_s: float) -> list[float]:
-        """What the event loops look like from outside: how long a request takes that does nothing."""
-        until = time.monotonic() + for_s
-        answers = []
-        async with httpx2.AsyncClient(base_url=self._system.url, timeout=30.0, trust_env=False) as client:
-            while (began := time.monotonic()) < until:
-                (await client.get("/livez")).raise_for_status()
-                answers.append((time.monotonic() - began) * 1000)
-                await asyncio.sleep(max(0.0, min(began + _PROBE_EVERY_S, until) - time.monotonic()))
-        return answers
 
     async def _moment(self, counters: Counters) -> _Moment:
         counts, ticks = await counters.read(), await self._system.tick_counts()
@@ -231,9 +245,7 @@ class _Run:
         busy = (after.busy_s - before.busy_s) / seconds
         result.cpu["other programs"] = max(0.0, busy - sum(result.cpu.values()))
         frames = max(result.metrics["frames_per_s"], 1e-9)
-        result.metrics |= {
-            f"us_per_frame_{role}": result.cpu[role] / frames * 1e6 for role in ("web", "pnl-worker", "redis")
-        }
+        result.metrics |= {f"us_per_frame_{role}": result.cpu[role] / frames * 1e6 for role in self._system.roles()}
         result.metrics["us_per_frame_clients"] = (
             sum(share for role, share in result.cpu.items() if role.startswith("client")) / frames * 1e6
         )
@@ -241,25 +253,35 @@ class _Run:
         result.metrics |= {
             "redis_commands_per_s": counts.redis_commands / seconds,
             "redis_output_bytes_per_s": counts.redis_output_bytes / seconds,
+            "redis_memory_bytes": after.counts.redis_memory_bytes,
             # Less the one that asked.
             "postgres_transactions_per_s": (counts.transactions - 1) / seconds,
             "postgres_rows_written_per_s": counts.rows_written / seconds,
         }
 
-    def _note_bus(self, trace: Trace, before: _Moment, after: _Moment) -> None:
+    def _note_bus(self, bus: Bus, before: _Moment, after: _Moment) -> None:
         seconds = after.at - before.at
         made, left_out = (now - then for now, then in zip(after.ticks, before.ticks, strict=True))
-        self._result.hops_ms = trace.hops()
         self._result.metrics |= {
             "ticks_made_per_s": made / seconds,
             "ticks_left_out_per_s": left_out / seconds,
-            "ticks_taken_per_s": trace.ticks / seconds,
-            "flushes_per_s": trace.flushes / seconds,
-            "prices_per_flush": trace.changed_prices / max(trace.flushes, 1),
-            "ticks_per_price": trace.ticks / max(trace.changed_prices, 1),
-            "price_bytes_per_flush": trace.price_bytes / max(trace.flushes, 1),
-            "pnl_bytes_per_flush_and_instance": trace.pnl_bytes / max(trace.flushes, 1),
+            "ticks_taken_per_s": bus.ticks / seconds,
+            "flushes_per_s": bus.flushes / seconds,
+            "prices_per_flush": bus.prices / max(bus.flushes, 1),
+            "ticks_per_price": bus.ticks / max(bus.prices, 1),
+            "price_bytes_per_flush": bus.price_bytes / max(bus.flushes, 1),
+            "pnl_bytes_per_flush_and_instance": bus.pnl_bytes / max(bus.flushes, 1),
         }
+
+    def _notes(self) -> list[str]:
+        """What a reader of the figures has to know."""
+        metrics, notes = self._result.metrics, []
+        asked = self._profile.ticks_per_s
+        if metrics["ticks_left_out_per_s"] > _MOST_LEFT_OUT * asked:
+            notes.append(f"the simulator made {metrics['ticks_made_per_s']:,.0f} ticks/s instead of {asked:,}")
+        if metrics["web_loops_asked"] < self._profile.web_workers:
+            notes.append(f"the loops of {metrics['web_loops_asked']:.0f} web processes were asked, not of all")
+        return notes
 
     def _reason_to_void(self) -> str | None:
         busiest = max((share for role, share in self._result.cpu.items() if role.startswith("client")), default=0.0)
@@ -268,6 +290,9 @@ class _Run:
             return f"a load client used {busiest:.0%} of a core"
         if lag > _MOST_CLIENT_LAG_MS:
             return f"the load clients read {lag} ms late (p99)"
+        others = self._result.cpu["other programs"]
+        if others > _MOST_OTHER_CPU:
+            return f"other programs used {others:.0%} of a core"
         return None
 
     def _web_cpu_s(self) -> float:
@@ -275,4 +300,7 @@ class _Run:
 
     def _web_memory(self) -> int:
         """Memory of the web workers, without gunicorn's master."""
-        return memory_bytes(family(self._system.roles()["web"])[1:])
+        return memory_bytes(self._web_workers())
+
+    def _web_workers(self) -> list[int]:
+        return family(self._system.roles()["web"])[1:]

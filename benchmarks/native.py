@@ -16,7 +16,16 @@ MOST_MS: Final = 20_000
 
 CLOSE_CODES: Final = 5000
 
+SAMPLE_EVERY: Final = 8
+SAMPLES: Final = 32_768
+
 _Histogram = ctypes.c_uint64 * (MOST_MS + 1)
+
+
+class Sample(ctypes.Structure):
+    """``struct sample`` of sockets.c: an update's place in the stream; when it arrived and was read, in Unix µs."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("epoch", "seq", "arrived_us", "read_us")]
 
 
 class Stats(ctypes.Structure):
@@ -27,6 +36,8 @@ class Stats(ctypes.Structure):
         *((name, ctypes.c_uint64) for name in ("ready", "closed", "broken")),
         *((name, _Histogram) for name in ("newest", "price", "flush", "shown", "lag")),
         ("codes", ctypes.c_uint64 * CLOSE_CODES),
+        ("sampled", ctypes.c_uint64),
+        ("samples", Sample * SAMPLES),
     ]
 
 

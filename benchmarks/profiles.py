@@ -25,7 +25,7 @@ class Profile:
     hz: float = 10.0
     positions: int = 10
     watched: int = 10
-    symbols: int = 300
+    symbols: int = 2_000
     ticks_per_s: int = 2500
     web_workers: int = 2
     warm_up_s: float = 5.0
@@ -70,15 +70,32 @@ PROFILES: Final = {
         Profile("5k", 5_000),
         Profile("10k", 10_000),
         Profile("25k", 25_000, web_workers=3),
+        Profile("1k-busy", 1_000, ticks_per_s=20_000),
+        Profile("5k-busy", 5_000, ticks_per_s=20_000),
+        Profile("10k-busy", 10_000, ticks_per_s=20_000),
+        Profile("25k-busy", 25_000, ticks_per_s=20_000, web_workers=3),
     )
 }
 
 
 def chosen(names: str, **changes: Any) -> list[Profile]:
-    """Profiles by a comma-separated list of names, with the fields that were given by option. Raises ValueError."""
+    """Profiles by a comma-separated list of names, with the fields that were given by option.
+
+    ``5k@2`` is 5k with two updates a second. Raises ValueError.
+    """
     wanted = [name.strip() for name in names.split(",") if name.strip()]
-    unknown = [name for name in wanted if name not in PROFILES]
+    unknown = [name for name in wanted if name.partition("@")[0] not in PROFILES]
     if unknown or not wanted:
         raise ValueError(f"no profile {', '.join(unknown) or 'given'}; there are {', '.join(PROFILES)}")
     given = {name: value for name, value in changes.items() if value is not None}
-    return [replace(PROFILES[name], **given) for name in wanted]
+    return [replace(_named(name), **given) for name in wanted]
+
+
+def _named(name: str) -> Profile:
+    profile, _, hz = name.partition("@")
+    if not hz:
+        return PROFILES[profile]
+    try:
+        return replace(PROFILES[profile], name=name, hz=float(hz))
+    except ValueError:
+        raise ValueError(f"{name}: {hz} is no number of updates") from None

@@ -11,16 +11,25 @@ import socket
 import time
 from typing import Final, NamedTuple, Protocol
 
-from benchmarks.native import COUNTERS, HISTOGRAMS, MOST_MS, Stats, library
+from benchmarks.native import COUNTERS, HISTOGRAMS, MOST_MS, SAMPLE_EVERY, SAMPLES, Sample, Stats, library
 
 _ROWS_EVERY: Final = 8
 _READ_BYTES: Final = 256 * 1024
 _TEXT, _CLOSE, _PING = 1, 8, 9
 
-_PLACE: Final = re.compile(rb'"as_of_ms":(\d+),"event_ms":(\d+),"merged":(\d+),')
+_PLACE: Final = re.compile(rb'"epoch":(\d+),"seq":(\d+),"as_of_ms":(\d+),"event_ms":(\d+),"merged":(\d+),')
 _EVENT: Final = re.compile(rb'"event_ms":(\d+)')
 _PNL_SNAPSHOT: Final = b'{"type":"snapshot","channel":"pnl"'
 _POSITIONS_SNAPSHOT: Final = b'{"type":"snapshot","channel":"positions"'
+
+
+class Sampled(NamedTuple):
+    """One update of many: its place in the stream; when it came to the socket and when it was read, in Unix µs."""
+
+    epoch: int
+    seq: int
+    arrived_us: int
+    read_us: int
 
 
 class Reading(NamedTuple):
@@ -30,6 +39,7 @@ class Reading(NamedTuple):
     histograms: dict[str, list[int]]
     codes: dict[int, int]
     per_connection: list[int]
+    samples: list[Sampled]
 
 
 class Reader(Protocol):
@@ -68,6 +78,10 @@ def _reading(stats: Stats, per_connection: list[int]) -> Reading:
         histograms={name: list(getattr(stats, name)) for name in HISTOGRAMS},
         codes={code: count for code, count in enumerate(stats.codes) if count},
         per_connection=per_connection,
+        samples=[
+            Sampled(each.epoch, each.seq, each.arrived_us, each.read_us)
+            for each in stats.samples[: min(stats.sampled, SAMPLES)]
+        ],
     )
 
 
@@ -209,7 +223,7 @@ class PythonReader:
         if place is None:
             self._stats.broken += 1
             return
-        flushed_ms, event_ms, merged = map(int, place.groups())
+        epoch, seq, flushed_ms, event_ms, merged = map(int, place.groups())
         stats = self._stats
         stats.updates += 1
         stats.merged += merged
@@ -218,6 +232,10 @@ class PythonReader:
         _count(stats.newest, arrived_ms - event_ms)
         if connection.shown_ms:
             _count(stats.shown, arrived_ms - connection.shown_ms)
+        if stats.updates % SAMPLE_EVERY == 0:
+            now_us = time.time_ns() // 1000
+            stats.samples[stats.sampled % SAMPLES] = Sample(epoch, seq, now_us, now_us)
+            stats.sampled += 1
         if stats.updates % _ROWS_EVERY == 0:
             for row in _EVENT.finditer(text, place.end()):
                 # A row also comes when something beside its price changed, with the time of the price: that is no tick.

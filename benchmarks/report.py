@@ -21,7 +21,8 @@ _LATENCIES: Final = {
     "flush": "flush → socket",
     "shown": "age on screen when replaced",
     "lag": "socket → read by the client",
-    "GET /livez": "GET /livez (event loop)",
+    "loop": "event loops of the web processes",
+    "loop, connecting": "event loops while all connect",
 }
 
 _METRICS: Final = {
@@ -30,8 +31,8 @@ _METRICS: Final = {
     "bytes_per_frame": ("bytes a frame", "{:,.0f}"),
     "frames_per_user_s_median": ("frames/s of the median user", "{:.2f}"),
     "frames_per_user_s_min": ("frames/s of the worst-served user", "{:.2f}"),
-    "flushes_per_frame": ("flushes a frame stands for", "{:.2f}"),
-    "ticks_per_price": ("ticks a published price stands for", "{:.2f}"),
+    "flushes_per_frame": ("conflation: flushes a frame stands for", "{:.2f}"),
+    "ticks_per_price": ("conflation: ticks a published price stands for", "{:.2f}"),
     "ticks_taken_per_s": ("ticks taken in/s", "{:,.0f}"),
     "ticks_left_out_per_s": ("ticks the simulator could not make/s", "{:,.0f}"),
     "prices_per_flush": ("prices a flush", "{:,.0f}"),
@@ -40,7 +41,9 @@ _METRICS: Final = {
     "pnl_bytes_per_flush_and_instance": ("bytes of a P&L flush to one instance", "{:,.0f}"),
     "us_per_frame_web": ("µs CPU a frame, web", "{:.1f}"),
     "us_per_frame_pnl-worker": ("µs CPU a frame, P&L worker", "{:.2f}"),
+    "us_per_frame_price-worker": ("µs CPU a frame, price worker", "{:.2f}"),
     "us_per_frame_redis": ("µs CPU a frame, Redis", "{:.2f}"),
+    "us_per_frame_postgres": ("µs CPU a frame, PostgreSQL", "{:.2f}"),
     "us_per_frame_clients": ("µs CPU a frame, load clients", "{:.1f}"),
     "memory_per_connection_bytes": ("bytes of web memory a connection", "{:,.0f}"),
     "connect_s": ("s to connect everybody", "{:.1f}"),
@@ -85,6 +88,8 @@ def print_result(name: str, result: Result) -> None:
     console = _console()
     if result.void is not None:
         console.print(f"  VOID: {result.void}", style="bold red")
+    for note in result.notes:
+        console.print(f"  note: {note}", style="yellow")
     console.print(_latency_table(name, result))
     console.print(_cost_table(result))
     console.print(_cpu_table(result))
@@ -157,7 +162,7 @@ def _latency_table(name: str, result: Result) -> Table:
         _add_quantiles(table, label, result.latency_ms.get(key, {}))
     table.add_section()
     for label, found in result.hops_ms.items():
-        _add_quantiles(table, f"one user's {label}" if label == "exchange → socket" else label, found)
+        _add_quantiles(table, label, found)
     return table
 
 

@@ -19,6 +19,12 @@
 #define READ_BYTES (256 * 1024)
 #define EVENTS 512
 #define ROWS_EVERY 8 /* every how many updates the times of all its prices are looked at */
+#define SAMPLE_EVERY 8
+#define SAMPLES 32768
+
+struct sample { /* one update: its place in the stream, and its way through this machine's kernel */
+    int64_t epoch, seq, arrived_us, read_us;
+};
 
 struct stats {
     uint64_t updates, snapshots, others, bytes, reads, merged, ready, closed, broken;
@@ -28,6 +34,8 @@ struct stats {
     uint64_t shown[BUCKETS];  /* newest tick of the frame before -> socket: how old the screen had become */
     uint64_t lag[BUCKETS];    /* arrival at the socket -> read by this client */
     uint64_t codes[CLOSE_CODES]; /* close codes; 0: cut without one */
+    uint64_t sampled;            /* how many samples were taken; the newest SAMPLES are kept */
+    struct sample samples[SAMPLES];
 };
 
 struct connection {
@@ -87,15 +95,23 @@ static void take_prices(struct stats *stats, const struct connection *connection
             count_ms(stats->price, arrived_ms - event_ms);
 }
 
+static void take_sample(struct stats *stats, int64_t epoch, int64_t seq, int64_t arrived_ns)
+{
+    struct sample *sample = &stats->samples[stats->sampled++ % SAMPLES];
+    *sample = (struct sample){epoch, seq, arrived_ns / 1000, clock_ns(CLOCK_REALTIME) / 1000};
+}
+
 static void take_update(struct reader *r, uint32_t number, const uint8_t *at, const uint8_t *end, int64_t arrived_ns)
 {
     struct stats *stats = r->stats;
     struct connection *connection = &r->connections[number];
     int64_t arrived_ms = arrived_ns / 1000000;
+    int64_t epoch = number_after(&at, end, "\"epoch\":");
+    int64_t seq = number_after(&at, end, "\"seq\":");
     int64_t flushed_ms = number_after(&at, end, "\"as_of_ms\":");
     int64_t event_ms = number_after(&at, end, "\"event_ms\":");
     int64_t merged = number_after(&at, end, "\"merged\":");
-    if (flushed_ms < 0 || event_ms < 0 || merged < 0) {
+    if (epoch < 0 || seq < 0 || flushed_ms < 0 || event_ms < 0 || merged < 0) {
         stats->broken++;
         return;
     }
@@ -106,6 +122,8 @@ static void take_update(struct reader *r, uint32_t number, const uint8_t *at, co
     count_ms(stats->newest, arrived_ms - event_ms);
     if (connection->shown_ms)
         count_ms(stats->shown, arrived_ms - connection->shown_ms);
+    if (stats->updates % SAMPLE_EVERY == 0)
+        take_sample(stats, epoch, seq, arrived_ns);
     if (stats->updates % ROWS_EVERY == 0)
         take_prices(stats, connection, at, end, arrived_ms);
     connection->shown_ms = event_ms;

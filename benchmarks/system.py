@@ -5,10 +5,10 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx2
 from redis.asyncio import Redis
@@ -16,8 +16,9 @@ from redis.asyncio import Redis
 from app.bus import keys
 from app.bus.connection import connect
 from app.bus.interest import live_instances
+from app.bus.pnl import PnlPublisher
 from app.bus.prices import read_instruments, read_prices
-from app.domain.shards import EVERYBODY
+from app.domain.shards import shards_of
 from app.embedded.postgres import EmbeddedPostgres
 from app.embedded.redis import EmbeddedRedis
 from app.embedded.tether import tethered
@@ -30,8 +31,10 @@ from benchmarks.population import Quoted
 _PROJECT: Final = Path(__file__).resolve().parents[1]
 _START_S: Final = 60.0
 _STOP_S: Final = 15.0
-_STOP_ORDER: Final = ("web", "pnl-worker", "price-worker", "simulator")
+_STOP_ORDER: Final = ("web", "pnl-worker", "price-worker", "simulator", "blaster")
 _REDIS_TIMEOUT_S: Final = 10.0
+_REAL_SYMBOLS: Final = 200
+"""So many at least trade against USDT without made-up coins."""
 
 
 class System:
@@ -40,12 +43,15 @@ class System:
     Use it in a ``with`` block, which stops everything.
     """
 
-    def __init__(self, directory: Path, *, ticks_per_s: int, web_workers: int, hz: float) -> None:
+    def __init__(
+        self, directory: Path, *, ticks_per_s: int, web_workers: int, hz: float, symbols: int = 0, shards: int = 1
+    ) -> None:
         self.port = free_port("127.0.0.1")
         self.simulator_url = f"http://127.0.0.1:{free_port('127.0.0.1')}"
         self.redis_url = self.database_url = ""
         self._directory = directory
         self._web_workers = web_workers
+        self._shards = shards_of(shards)
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._opened = ExitStack()
         self._servers: tuple[tuple[str, EmbeddedPostgres | EmbeddedRedis], ...] = ()
@@ -53,9 +59,11 @@ class System:
             "PORT": str(self.port),
             "HOST": "127.0.0.1",
             "WEB_WORKERS": str(web_workers),
+            "PNL_SHARDS": str(shards),
             "SIMULATOR_PORT": self.simulator_url.rpartition(":")[2],
             "SIMULATOR_TICKS_PER_S": str(ticks_per_s),
             "SIMULATOR_URL": self.simulator_url,
+            "SIMULATOR_MADE_UP_COINS": str(max(0, symbols - _REAL_SYMBOLS)),
             "STREAM_DEFAULT_HZ": str(hz),
             "STREAM_MAX_HZ": str(hz),
             "DRAIN_S": "0",
@@ -78,9 +86,8 @@ class System:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name in _STOP_ORDER:
-            if name in self._children:
-                _stop(self._children[name])
+        for name in sorted(self._children, key=lambda name: _STOP_ORDER.index(name.partition(" ")[0])):
+            _stop(self._children[name])
         self._opened.close()
 
     @property
@@ -95,6 +102,29 @@ class System:
     def connect_redis(self) -> "Redis":
         """A client of its Redis, for the caller to close."""
         return connect(self.redis_url, _REDIS_TIMEOUT_S)
+
+    async def start_blaster(self, symbols: int) -> None:
+        """In place of the market: schema, an exchange that only sends, and the price worker following all of it."""
+        await upgrade(self.database_url)
+        port = self.simulator_url.rpartition(":")[2]
+        self._start("blaster", python_command("-m", "benchmarks.blaster", port, str(symbols)))
+        await self._until("blaster", self._exchange_answers)
+        redis = self.connect_redis()
+
+        async def all_subscribed() -> bool:
+            return int((await self._exchange_state())["subscribed"]) == symbols
+
+        try:
+            await PnlPublisher(redis, _REDIS_TIMEOUT_S, 60).hold({f"S{number:04d}USDT" for number in range(symbols)})
+            self._start("price-worker")
+            await self._until("price-worker", all_subscribed)
+        finally:
+            await redis.aclose()
+
+    async def set_blaster_rate(self, ticks_per_s: int) -> None:
+        """How fast it sends: 0 is silence, -1 whatever is taken."""
+        async with httpx2.AsyncClient(base_url=self.simulator_url, timeout=5.0, trust_env=False) as client:
+            (await client.post("/control/rate", params={"ticks_per_s": ticks_per_s})).raise_for_status()
 
     async def start_feed(self) -> list[Quoted]:
         """Schema, simulator and price worker; the symbols settled in USDT that have a price, the busiest first."""
@@ -113,8 +143,10 @@ class System:
                 for symbol, instrument in listed.items()
                 if symbol in prices and instrument.settle == "USDT" and instrument.status == "trading"
             ]
-            # The stream of the whole market sends what traded in the last second: most after two of them.
-            return len(quoted) * 4 > sum(i.settle == "USDT" and i.status == "trading" for i in listed.values()) * 3 > 0
+            # Prices of quiet symbols come by REST, of all others with the stream of the whole market.
+            return (
+                len(quoted) * 100 > sum(i.settle == "USDT" and i.status == "trading" for i in listed.values()) * 99 > 0
+            )
 
         try:
             await self._until("price-worker", prices_flow)
@@ -122,20 +154,33 @@ class System:
             await redis.aclose()
         return quoted
 
-    async def start_book(self) -> float:
-        """The P&L worker; how long it took until it had loaded every position, in seconds."""
+    async def start_book(self, standbys: int = 0) -> float:
+        """A P&L worker for each shard, and more; how long it took until every position was loaded, in seconds."""
         redis = self.connect_redis()
 
         async def is_loaded() -> bool:
-            return bool(await redis.exists(keys.held_symbols(EVERYBODY.name)))
+            held = [keys.held_symbols(shard.name) for shard in self._shards]
+            return int(await redis.exists(*held)) == len(held)
 
         started = time.monotonic()
         try:
-            self._start("pnl-worker")
+            for number in range(len(self._shards) + standbys):
+                self._start_pnl_worker(number)
             await self._until("pnl-worker", is_loaded, longest_s=300)
         finally:
             await redis.aclose()
         return time.monotonic() - started
+
+    def kill(self, pid: int) -> Callable[[], None]:
+        """End a P&L worker without a word; gives what puts another in its place."""
+        name = next(name for name, child in self._children.items() if child.pid == pid)
+        os.killpg(pid, signal.SIGKILL)
+        self._children.pop(name).wait()
+        return lambda: self._start_pnl_worker(int(name.partition(" ")[2] or 0))
+
+    def _start_pnl_worker(self, number: int) -> None:
+        name = f"pnl-worker {number}" if number else "pnl-worker"
+        self._start(name, python_command(str(_PROJECT / "run.py"), "pnl-worker"))
 
     async def start_web(self) -> None:
         """The web processes; returns when each of them follows the bus."""
@@ -152,9 +197,13 @@ class System:
 
     async def tick_counts(self) -> tuple[int, int]:
         """How many ticks the exchange has made, and how many it left out for want of time."""
-        async with httpx2.AsyncClient(base_url=self.simulator_url, timeout=5.0, trust_env=False) as client:
-            state = (await client.get("/control/state")).json()
+        state = await self._exchange_state()
         return int(state["ticks"]), int(state["skipped_ticks"])
+
+    async def _exchange_state(self) -> dict[str, Any]:
+        async with httpx2.AsyncClient(base_url=self.simulator_url, timeout=5.0, trust_env=False) as client:
+            state: dict[str, Any] = (await client.get("/control/state")).json()
+        return state
 
     def check(self) -> None:
         """Raise StartProblem when a part has died."""
@@ -162,7 +211,8 @@ class System:
             if child.poll() is not None:
                 raise StartProblem(f"{name} ended with exit code {child.returncode}: {self._last_line(name)}")
 
-    def _start(self, name: str) -> None:
+    def _start(self, name: str, command: Sequence[str] = ()) -> None:
+        """Start a part: by its own command, or as ``run.py`` names it."""
         environment = {
             **os.environ,
             **{f"TIDEMARK_{setting}": value for setting, value in self._settings.items()},
@@ -172,7 +222,7 @@ class System:
         }
         with self._log_path(name).open("wb") as log:
             self._children[name] = subprocess.Popen(
-                tethered(python_command(str(_PROJECT / "run.py"), name), death_signal=signal.SIGTERM),
+                tethered(command or python_command(str(_PROJECT / "run.py"), name), death_signal=signal.SIGTERM),
                 cwd=_PROJECT,
                 env=environment,
                 stdin=subprocess.DEVNULL,

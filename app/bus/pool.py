@@ -5,19 +5,47 @@ stopped server can block many times its ``socket_timeout``. So its retries are
 off, and every command runs under a deadline of ours.
 """
 
+from functools import cache
 from typing import Any
 
+import hiredis
 from redis.asyncio import BlockingConnectionPool
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import DataError
 
 
 def open_pool(url: str, timeout_s: float, max_connections: int) -> "BlockingConnectionPool":
     """Connections to the server of a ``redis://``, ``rediss://`` or ``unix://`` URL, made when needed."""
     # A pool that waits: the plain one refuses the moment it is empty, and a burst of requests is no outage.
-    return BlockingConnectionPool.from_url(
+    pool = BlockingConnectionPool.from_url(
         url, max_connections=max_connections, timeout=timeout_s, **connection_options(timeout_s)
     )
+    pool.connection_class = packing(pool.connection_class)  # type: ignore[arg-type]
+    return pool
+
+
+class _Packing:
+    """Writes commands with hiredis, as redis-py's blocking client does and its asyncio one does not (8.1).
+
+    A flush of 2,000 prices is one command of 4,000 arguments, which takes Python as long as all else about it.
+    """
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        name, *rest = args
+        # Names of two words, like CONFIG SET, are two arguments.
+        words = name.split() if isinstance(name, bytes) else name.encode().split()
+        try:
+            return [hiredis.pack_command((*words, *rest))]
+        except TypeError as error:
+            raise DataError(str(error)) from error
+
+
+@cache
+def packing(connection_class: type[AbstractConnection]) -> type[AbstractConnection]:
+    """The same kind of connection, which writes commands faster."""
+    return type(f"Packing{connection_class.__name__}", (_Packing, connection_class), {})
 
 
 def connection_options(timeout_s: float) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from redis.asyncio.sentinel import (
     SentinelManagedSSLConnection,
 )
 
-from app.bus.pool import connection_options
+from app.bus.pool import connection_options, packing
 from app.bus.topology import SentinelService
 
 _PATIENCE = 4
@@ -54,7 +54,9 @@ class SentinelRedis(Redis):
             self._sentinels,
             max_connections=max_connections,
             timeout=timeout_s,
-            connection_class=SentinelManagedSSLConnection if _is_tls(service.master.url) else SentinelManagedConnection,
+            connection_class=packing(
+                SentinelManagedSSLConnection if _is_tls(service.master.url) else SentinelManagedConnection
+            ),
             **_options(service.master.url, timeout_s),
         )
         super().__init__(connection_pool=pool)

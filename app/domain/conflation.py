@@ -32,11 +32,12 @@ Flaw = Literal[
 
 # At most 17 places, so that the middle of two has at most 18.
 _PLAIN = re.compile(r"[0-9]{1,18}(?:\.[0-9]{1,17})?")
+_is_price = re.compile(rf"(?=[0.]*[1-9]){_PLAIN.pattern}").fullmatch
 _HALF = Decimal("0.5")
 _NEVER = -(2**62)
 
 
-class Quote(msgspec.Struct, frozen=True):
+class Quote(msgspec.Struct, frozen=True, gc=False):
     """The best bid and ask, as strings. ``sequence`` orders the quotes of one symbol."""
 
     symbol: str
@@ -45,7 +46,7 @@ class Quote(msgspec.Struct, frozen=True):
     sequence: int
 
 
-class Trade(msgspec.Struct, frozen=True):
+class Trade(msgspec.Struct, frozen=True, gc=False):
     """The last price of a symbol. ``sequence`` is None where the source does not count its trades."""
 
     symbol: str
@@ -54,7 +55,7 @@ class Trade(msgspec.Struct, frozen=True):
     sequence: int | None = None
 
 
-class SnapshotQuote(msgspec.Struct, frozen=True):
+class SnapshotQuote(msgspec.Struct, frozen=True, gc=False):
     """The best bid and ask, when asked for: without a sequence and without a time."""
 
     symbol: str
@@ -62,7 +63,7 @@ class SnapshotQuote(msgspec.Struct, frozen=True):
     ask: str
 
 
-class SnapshotTrade(msgspec.Struct, frozen=True):
+class SnapshotTrade(msgspec.Struct, frozen=True, gc=False):
     """The last price, when asked for: without a sequence and without a time."""
 
     symbol: str
@@ -332,15 +333,14 @@ def _streamed_ms(known: _Symbol | None) -> int:
 
 
 def _price_flaw(text: str) -> Flaw | None:
-    if _PLAIN.fullmatch(text) is None:
-        return "not_plain"
-    return None if text.strip("0.") else "not_positive"
+    if _is_price(text):
+        return None
+    return "not_plain" if _PLAIN.fullmatch(text) is None else "not_positive"
 
 
 def _book_flaw(bid: str, ask: str) -> Flaw | None:
-    flaw = _price_flaw(bid) or _price_flaw(ask)
-    if flaw is not None:
-        return flaw
+    if not (_is_price(bid) and _is_price(ask)):
+        return _price_flaw(bid) or _price_flaw(ask)
     # Strings of one shape order as their numbers do, which is the usual case and the cheap one.
     if len(bid) == len(ask) and bid.find(".") == ask.find("."):
         return "crossed" if bid > ask else None

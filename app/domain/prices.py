@@ -21,7 +21,7 @@ ValueSource = Literal["mid", "last", "mark", "bid", "ask"]
 """What a price that values a position is."""
 
 
-class Price(msgspec.Struct, frozen=True, array_like=True):
+class Price(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The newest price of one symbol, as the price worker publishes it.
 
     ``price`` values positions; ``source`` says what it is: for spot the middle of

@@ -15,6 +15,8 @@ def run_bench(
     native: bool,
     output: Path | None,
     compare: Path | None,
+    markdown: bool = False,
+    costs: Path | None = None,
 ) -> None:
     """Measure. Raises StartProblem."""
     try:
@@ -30,6 +32,13 @@ def run_bench(
         raise StartProblem(str(error)) from None
     bench.run_bench(
         bench.Options(
-            parts=wanted, profiles=selected, baselines=baselines, native=native, output=output, compare=compare
+            parts=wanted,
+            profiles=selected,
+            baselines=baselines,
+            native=native,
+            output=output,
+            compare=compare,
+            markdown=markdown,
+            costs=costs,
         )
     )

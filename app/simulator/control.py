@@ -355,7 +355,8 @@ class Control:
     def _set_rate(self, action: Rate) -> None:
         self._exchange.ticks_per_s = action.ticks_per_s
 
-    def _set_price(self, action: Price) -> None:
+    def _set_price(self, action: Price) -> dict[str, Any]:
+        made_us = self._exchange.now_us
         self._exchange.set_price(
             action.symbol,
             bid=_units(action.bid),
@@ -365,6 +366,7 @@ class Control:
             ask_quantity=_units(action.ask_quantity),
             frozen=action.frozen,
         )
+        return {"made_us": made_us}
 
     def _silence_new(self, venue: Venue | None, silence: Silence) -> None:
         for each in _meant(venue):

@@ -63,10 +63,17 @@ class Exchange:
         clock: microseconds since the epoch.
         ticks_per_s: book changes and taker orders per second over all symbols together.
         recordings: symbols driven by recorded ticks instead.
+        made_up_coins: how many to list beyond the usual ones.
     """
 
     def __init__(
-        self, *, seed: int, clock: Callable[[], int], ticks_per_s: int = 500, recordings: Sequence[Recording] = ()
+        self,
+        *,
+        seed: int,
+        clock: Callable[[], int],
+        ticks_per_s: int = 500,
+        recordings: Sequence[Recording] = (),
+        made_up_coins: int = 0,
     ) -> None:
         self._clock = clock
         self._opened_us = clock()
@@ -80,7 +87,7 @@ class Exchange:
         self._listeners: list[Listener] = []
         self._draw = np.random.default_rng([seed, 0])
         self._factor = 0.0
-        self._open_markets(seed, recordings)
+        self._open_markets(seed, recordings, made_up_coins)
         self._shocks = self._drawn()
         self._rate_from(ticks_per_s)
 
@@ -171,8 +178,8 @@ class Exchange:
             else:
                 self._quote(market, now, move, size, mood)
 
-    def _open_markets(self, seed: int, recordings: Sequence[Recording]) -> None:
-        self.assets = build_assets(seed)
+    def _open_markets(self, seed: int, recordings: Sequence[Recording], made_up_coins: int) -> None:
+        self.assets = build_assets(seed, made_up_coins)
         listings = build_listings(self.assets, seed)
         history = History(self.assets, seed, self._opened_us // 1000)
         opening = {recording.symbol: recording.opening_price for recording in recordings}

@@ -85,7 +85,7 @@ _MONEY = {
 
 # quote asset: how many of the top coins trade against it, and how busy that is next to USDT
 _MARKETS = {
-    "USDT": (1000, 1.0),
+    "USDT": (10_000, 1.0),
     "USDC": (110, 0.35),
     "BTC": (120, 0.10),
     "FDUSD": (40, 0.30),
@@ -95,6 +95,9 @@ _MARKETS = {
     "ETH": (45, 0.04),
 }
 
+_MADE_UP = "MADEUP"
+"""How the tickers of coins begin that are there for their number only."""
+
 _NO_QUOTE_OF_ITSELF = {"BTC": {"BTC"}, "ETH": {"BTC", "ETH"}, "BNB": {"BTC", "ETH", "BNB"}}
 _MONEY_PAIRS = (("USDC", "USDT"), ("FDUSD", "USDT"), ("EUR", "USDT"), ("USDT", "TRY"))
 
@@ -102,11 +105,14 @@ _DAILY_DOLLARS = 2.4e9
 """Turnover of the busiest symbol in a day; the others follow by activity."""
 
 
-def build_assets(seed: int) -> dict[str, Asset]:
-    """Every asset by ticker, the busiest first. The seed varies prices and volatilities a little."""
+def build_assets(seed: int, made_up: int = 0) -> dict[str, Asset]:
+    """Every asset by ticker, the busiest first. The seed varies prices and volatilities a little.
+
+    ``made_up`` coins that nobody has heard of come after the others, which they leave as they are.
+    """
     draw = random.Random(f"assets-{seed}")
     assets: dict[str, Asset] = {}
-    for rank, (ticker, usd) in enumerate(_priced(_COINS + _DELISTED), start=1):
+    for rank, (ticker, usd) in enumerate([*_priced(_COINS + _DELISTED), *_made_up(made_up)], start=1):
         calm = rank <= 2
         assets[ticker] = Asset(
             ticker=ticker,
@@ -121,12 +127,13 @@ def build_assets(seed: int) -> dict[str, Asset]:
 
 
 def build_listings(assets: dict[str, Asset], seed: int) -> dict[str, Listing]:
-    """Every symbol by name: some 700, a few of them not trading."""
+    """Every symbol by name: some 700 and those of made-up coins; a few of them not trading."""
     draw = random.Random(f"listings-{seed}")
     delisted = {ticker for ticker, _ in _priced(_DELISTED)}
     listings: dict[str, Listing] = {}
     for base, quote, popularity in _pairs(assets, delisted):
-        status = _status(base, draw, delisted=base in delisted, may_halt=assets[base].rank > 60)
+        may_halt = assets[base].rank > 60 and not base.startswith(_MADE_UP)
+        status = _status(base, draw, delisted=base in delisted, may_halt=may_halt)
         listing = _listing(assets[base], assets[quote], popularity, status)
         listings[listing.symbol] = listing
     return listings
@@ -135,6 +142,12 @@ def build_listings(assets: dict[str, Asset], seed: int) -> dict[str, Listing]:
 def _priced(table: str) -> Iterator[tuple[str, float]]:
     words = table.split()
     return zip(words[::2], map(float, words[1::2]), strict=True)
+
+
+def _made_up(count: int) -> Iterator[tuple[str, float]]:
+    """Tickers and prices, from a hundred dollars down to a ten-thousandth of one."""
+    for number in range(count):
+        yield f"{_MADE_UP}{number:04d}", 10 ** (2 - number * 7 % 60 / 10)
 
 
 def _pairs(assets: dict[str, Asset], delisted: set[str]) -> Iterator[tuple[str, str, float]]:

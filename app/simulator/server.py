@@ -77,6 +77,7 @@ async def serve_simulator(
     seed: int = 1,
     ticks_per_s: int = 500,
     replay: Sequence[Recording] = (),
+    made_up_coins: int = 0,
     rules: Rules | None = None,
     time_scale: float = 1.0,
     funding_interval_s: int = FUNDING_INTERVAL_S,
@@ -90,13 +91,14 @@ async def serve_simulator(
         seed: the same seed gives the same symbols and, with the same clock, the same prices.
         ticks_per_s: book changes and orders per second over all symbols, up to 20,000.
         replay: symbols driven by recorded ticks instead of chance.
+        made_up_coins: how many to list beyond the usual ones, for a market of thousands.
         rules: the limits towards clients; Binance's by default.
         time_scale: how many times faster pings, pong deadlines and the 24 h life of a connection pass.
         funding_interval_s: how often perpetuals settle funding, counted from the epoch.
         clock: microseconds since the epoch.
     """
     rules = (rules or Rules()).faster(time_scale)
-    exchange = Exchange(seed=seed, clock=clock, ticks_per_s=ticks_per_s, recordings=replay)
+    exchange = Exchange(seed=seed, clock=clock, ticks_per_s=ticks_per_s, recordings=replay, made_up_coins=made_up_coins)
     contracts = Contracts(exchange, funding_interval_s=funding_interval_s)
     hub = Hub(exchange)
     linear, inverse = (ContractHub(contracts, venue) for venue in FUTURES)

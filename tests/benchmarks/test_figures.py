@@ -7,6 +7,7 @@ import pytest
 from app.supervision.problems import StartProblem
 from benchmarks.bench import chosen_parts
 from benchmarks.histogram import merged, quantiles, quantiles_of
+from benchmarks.markdown import markdown
 from benchmarks.measure import Result
 from benchmarks.profiles import PROFILES, chosen
 from benchmarks.report import Report, print_comparison, print_result
@@ -38,6 +39,14 @@ def test_a_profile_takes_the_options_that_are_given() -> None:
     assert (profile.users, profile.ticks_per_s, profile.symbols) == (5_000, 20_000, PROFILES["5k"].symbols)
 
 
+def test_a_profile_may_be_given_at_another_rate() -> None:
+    fast, slow = chosen("5k,5k@0.5")
+    assert (fast.name, fast.hz) == ("5k", PROFILES["5k"].hz)
+    assert (slow.name, slow.hz, slow.users) == ("5k@0.5", 0.5, 5_000)
+    with pytest.raises(ValueError, match="no number of updates"):
+        chosen("5k@often")
+
+
 @pytest.mark.parametrize("names", ["", "5k,none", " , "])
 def test_an_unknown_profile_is_refused(names: str) -> None:
     with pytest.raises(ValueError, match="there are smoke, 1k"):
@@ -46,7 +55,7 @@ def test_an_unknown_profile_is_refused(names: str) -> None:
 
 def test_an_unknown_part_is_refused() -> None:
     assert chosen_parts("system, book") == ["system", "book"]
-    with pytest.raises(ValueError, match="there are system, ingest"):
+    with pytest.raises(ValueError, match="there are system, ticks"):
         chosen_parts("books")
 
 
@@ -73,6 +82,20 @@ def test_a_void_run_says_so_above_its_figures(capsys: pytest.CaptureFixture[str]
     result = Result(profile=asdict(PROFILES["smoke"]), load_average=0.5, void="the client was busy")
     print_result("smoke", result)
     assert capsys.readouterr().out.lstrip().startswith("VOID: the client was busy")
+
+
+def test_a_readme_gets_a_column_for_each_profile_and_is_told_what_is_void() -> None:
+    metrics = {"us_per_frame_web": 20.0, "memory_per_connection_bytes": 40_000.0, "frames_per_s": 12_345.0}
+    sound = Result(asdict(PROFILES["1k"]), 0.5, metrics, {"price": {"p50": 60, "p99": 110}})
+    sound.baselines["raw"] = {"us_per_frame": 10.0}
+    spoilt = Result(asdict(PROFILES["5k"]), 0.5, metrics, void="others were busy")
+    lines = markdown(Report("here", profiles={"1k": sound, "5k": spoilt}, skipped={"25k": "no memory"})).splitlines()
+    assert lines[2] == "|  | 1k | 5k |"
+    assert "| frames/s | 12,345 | 12,345 |" in lines
+    assert next(line for line in lines if "raw" in line).endswith("| 10.0 (2.0) | – |")
+    assert "- 5k: **void**: others were busy" in lines
+    assert "- 25k: no memory" in lines
+    assert {line.count("|") for line in lines if line.startswith("|")} == {4}
 
 
 def test_a_wrong_option_is_a_problem_to_show_not_a_traceback() -> None:

@@ -15,20 +15,26 @@ import asyncpg
 import httpx2
 from redis import Redis
 
+from app.domain.shards import shard_of, shards_of
 from app.embedded.postgres import EmbeddedPostgres
 from app.embedded.redis import EmbeddedRedis
 from app.embedded.tether import tethered
+from app.repositories.layouts import role_of
 from app.repositories.migrate import upgrade
 from tests.e2e.system import ROOT, System, run_apart
 from tests.hosts.network import Network
 
 WEB = ("web1", "web2", "web3")
 PRICE = ("price1", "price2")
-PNL = ("pnl1", "pnl2")
+PNL = ("pnl1", "pnl2", "pnl3")
+"""One more than work at once."""
 HOSTS = (*WEB, *PRICE, *PNL, "postgres", "redis", "exchange", "desk")
 """``desk`` is where clients are."""
 
-ROLES: Mapping[str, str] = {"price": "price", "pnl": "pnl:0"}
+SHARDS = shards_of(2)
+HOSTS_OF: Mapping[str, tuple[str, ...]] = {"price": PRICE, **{role_of(shard): PNL for shard in SHARDS}}
+"""Who may hold each role."""
+
 WEB_PORT = 8000
 REDIS_PORT = 6379
 EXCHANGE_PORT = 9100
@@ -81,6 +87,12 @@ class Process:
     def terminate(self) -> None:
         if self._process is not None:
             self._process.terminate()
+
+    def kill(self) -> None:
+        """End it as the kernel does when memory is short: without a word."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
     def wait(self) -> None:
         if self._process is None:
@@ -143,6 +155,7 @@ class Cluster:
             "DATABASE_URL": f"postgresql://postgres@{self.address('postgres')}:5432/postgres",
             "REDIS_URL": f"redis://{self.address('redis')}:{REDIS_PORT}/0",
             "TIDEMARK_LEASE_TTL_MS": str(LEASE_TTL_MS),
+            "TIDEMARK_PNL_SHARDS": str(len(SHARDS)),
             "TIDEMARK_SIMULATOR_URL": f"http://{exchange}",
             "TIDEMARK_SIMULATOR_PORT": str(EXCHANGE_PORT),
             "TIDEMARK_SIMULATOR_TICKS_PER_S": "300",
@@ -209,7 +222,7 @@ class Cluster:
         connection = await asyncpg.connect(self.postgres_socket_url)
         try:
             row = await connection.fetchrow(
-                "SELECT holder, epoch FROM leases WHERE role = $1 AND expires_at > clock_timestamp()", ROLES[role]
+                "SELECT holder, epoch FROM leases WHERE role = $1 AND expires_at > clock_timestamp()", role
             )
         finally:
             await connection.close()
@@ -243,6 +256,9 @@ class Cluster:
     def revive(self) -> None:
         """Heal all links and start again what ended, as service managers do."""
         self.network.heal()
+        self._start_again()
+
+    def _start_again(self) -> None:
         for process in self.processes.values():
             if process.pid is None:
                 process.start()
@@ -255,24 +271,34 @@ class Cluster:
         process.start(**changes)
 
     async def ready(self) -> None:
-        """Wait until every web host is ready and a market flows, and both standbys stand by."""
+        """Wait until every web host is ready and a market flows, all roles are held and the others stand by."""
         async with httpx2.AsyncClient(timeout=5.0, trust_env=False) as client:
             for host in self.web.values():
                 await poll(lambda host=host: _is_ready(client, host.url), _START_S, f"{host.url} to be ready", self.log)
-        for role in ROLES:
-            await poll(lambda role=role: self._has_standby(role), _START_S, f"{role} to be held", self.log)
+        await self.manned(_START_S)
 
-    async def _has_standby(self, role: str) -> bool:
-        holder = await self.holder(role)
-        if holder is None:
-            return False
-        standby = next(host for host in (PRICE if role == "price" else PNL) if host != holder.host)
-        process = self.processes[standby]
+    async def manned(self, within_s: float) -> None:
+        """Wait until all roles are held and the other hosts stand by, starting again what ends meanwhile."""
+        await poll(self._is_manned, within_s, "all roles to be held and a host to stand by for each", self.log)
+
+    async def _is_manned(self) -> bool:
+        self._start_again()
+        holders = [await self.holder(role) for role in HOSTS_OF]
+        working = {holder.host for holder in holders if holder is not None}
+        return None not in holders and all(self._stands_by(host) for host in {*PRICE, *PNL} - working)
+
+    def _stands_by(self, host: str) -> bool:
+        process = self.processes[host]
         return process.pid is not None and "standing_by" in process.log().rpartition("process.started")[2]
 
     def log(self) -> str:
         """The end of every process's log."""
         return "\n".join(f"== {host}\n{process.log()[-1500:]}" for host, process in self.processes.items())
+
+
+def role_for(user_id: str) -> str:
+    """The role of whoever values a user."""
+    return role_of(SHARDS[shard_of(user_id, len(SHARDS))])
 
 
 async def _is_ready(client: httpx2.AsyncClient, url: str) -> bool:

@@ -5,8 +5,11 @@ are not concerned go on, and all is well again soon after the link is.
 """
 
 import asyncio
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from typing import Any
 
 import httpx2
 import pytest
@@ -15,8 +18,9 @@ from redis import Redis
 
 from app.bus import keys
 from app.bus.pnl import decode_pnl_flush
+from app.repositories.layouts import role_of
 from tests.e2e.trader import PASSWORD
-from tests.hosts.cluster import LEASE_TTL_MS, WEB_PORT, Cluster, poll
+from tests.hosts.cluster import HOSTS_OF, LEASE_TTL_MS, SHARDS, WEB_PORT, Cluster, poll, role_for
 from tests.hosts.watcher import Watcher
 
 pytestmark = [pytest.mark.hosts, pytest.mark.timeout(120)]
@@ -109,13 +113,14 @@ async def test_a_price_worker_without_its_exchange_turns_every_number_stale_unti
 
 
 async def test_a_pnl_worker_without_postgresql_is_replaced_and_no_longer_heard(
-    cluster: Cluster, watchers: Watchers
+    cluster: Cluster, watchers: Watchers, neighbours: Watchers
 ) -> None:
-    before = await cluster.active("pnl")
+    role = role_for(watchers["web1"].user_id)
+    before = await cluster.active(role)
 
-    with heard(cluster) as epochs:
+    with heard(cluster, role) as epochs, undisturbed(neighbours):
         cluster.network.cut(before.host, "postgres")
-        after = await cluster.taken_over("pnl", before, TAKEOVER_S)
+        after = await cluster.taken_over(role, before, TAKEOVER_S)
         opened = await watchers["web1"].open("BNBUSDT", "long", "3")
         await all_see(watchers, opened["position_id"], 15)
         await all_live(watchers, 15)
@@ -129,30 +134,118 @@ async def test_a_pnl_worker_without_postgresql_is_replaced_and_no_longer_heard(
     await all_live(watchers, 5)
 
 
-async def test_a_pnl_worker_without_redis_is_replaced(cluster: Cluster, watchers: Watchers) -> None:
-    before = await cluster.active("pnl")
+async def test_a_pnl_worker_without_redis_is_replaced(
+    cluster: Cluster, watchers: Watchers, neighbours: Watchers
+) -> None:
+    role = role_for(watchers["web1"].user_id)
+    before = await cluster.active(role)
 
-    cluster.network.cut(before.host, "redis")
+    with undisturbed(neighbours):
+        cluster.network.cut(before.host, "redis")
 
-    await cluster.taken_over("pnl", before, TAKEOVER_S)
-    await all_live(watchers, 15)
+        await cluster.taken_over(role, before, TAKEOVER_S)
+        await all_live(watchers, 15)
 
 
 async def test_a_pnl_host_that_is_gone_is_replaced_and_ends_when_it_is_back(
-    cluster: Cluster, watchers: Watchers
+    cluster: Cluster, watchers: Watchers, neighbours: Watchers
 ) -> None:
-    before = await cluster.active("pnl")
+    role = role_for(watchers["web1"].user_id)
+    before = await cluster.active(role)
 
-    cluster.network.unplug(before.host)
+    with undisturbed(neighbours):
+        cluster.network.unplug(before.host)
 
-    after = await cluster.taken_over("pnl", before, TAKEOVER_S)
-    closing_one = next(iter(watchers["web2"].rows))
-    await watchers["web2"].close(closing_one)
-    await all_live(watchers, 15)
-    assert all(closing_one not in watcher.rows for watcher in watchers.values())
+        after = await cluster.taken_over(role, before, TAKEOVER_S)
+        closing_one = next(iter(watchers["web2"].rows))
+        await watchers["web2"].close(closing_one)
+        await all_live(watchers, 15)
+        assert all(closing_one not in watcher.rows for watcher in watchers.values())
+        cluster.network.heal()
+        await cluster.ended(before.host, 20)
+    assert await cluster.active(role) == after
+
+
+async def test_a_killed_shard_is_taken_over_and_the_other_one_is_not_concerned(
+    cluster: Cluster, watchers: Watchers, neighbours: Watchers
+) -> None:
+    role = role_for(watchers["web1"].user_id)
+    before = await cluster.active(role)
+
+    with undisturbed(neighbours):
+        killed_at = time.monotonic()
+        cluster.processes[before.host].kill()
+        after = await cluster.taken_over(role, before, TAKEOVER_S)
+        taken_s = time.monotonic() - killed_at
+        opened = await watchers["web1"].open("BNBUSDT", "long", "3")
+        await all_see(watchers, opened["position_id"], 15)
+        await all_live(watchers, 15)
+        told = (
+            f"a lease of {LEASE_TTL_MS} ms: taken over after {taken_s:.1f} s, all live after {since(killed_at):.1f} s"
+        )
+        sys.stdout.write(told + "\n")
+
+    assert after.epoch > before.epoch
+    assert after.host not in {(await cluster.active(other)).host for other in HOSTS_OF if other != role}
+
+
+async def test_with_fewer_workers_than_shards_those_of_nobody_are_stale_and_the_others_live(
+    cluster: Cluster, watchers: Watchers, neighbours: Watchers
+) -> None:
+    """Two of three die: the third takes one shard, whichever is free first."""
+    roles = {role_for(watchers["web1"].user_id): watchers, role_for(neighbours["web1"].user_id): neighbours}
+    before = {role: await cluster.active(role) for role in roles}
+
+    for holder in before.values():
+        cluster.processes[holder.host].kill()
+
+    async def taken() -> str | None:
+        for role, holder in before.items():
+            now = await cluster.holder(role)
+            if now is not None and now.host != holder.host:
+                return role
+        return None
+
+    served = await poll(taken, TAKEOVER_S, "the last worker to take a shard")
+    assert served is not None
+    (orphaned,) = (role for role in roles if role != served)
+    await all_live(roles[served], 15)
+    await asyncio.gather(*(watcher.until_totals_stale(10) for watcher in roles[orphaned].values()))
+    await all_live(roles[served], 5)
+    cluster.revive()
+    await all_live(roles[orphaned], 30)
+    assert await cluster.holder(orphaned) is not None
+
+
+async def test_redis_gone_for_everybody_turns_every_number_stale_until_it_is_back(
+    cluster: Cluster, watchers: Watchers, neighbours: Watchers
+) -> None:
+    everybody = [*watchers.values(), *neighbours.values()]
+
+    cluster.network.unplug("redis")
+
+    await asyncio.gather(*(watcher.until_stale(10) for watcher in everybody))
     cluster.network.heal()
-    await cluster.ended(before.host, 20)
-    assert await cluster.active("pnl") == after
+    await all_live(watchers, 30)
+    await all_live(neighbours, 30)
+
+
+async def test_postgresql_gone_for_everybody_stops_writes_and_no_number(
+    cluster: Cluster, watchers: Watchers, neighbours: Watchers
+) -> None:
+    with undisturbed(neighbours), undisturbed(watchers):
+        cluster.network.unplug("postgres")
+
+        body = {"symbol": "BNBUSDT", "side": "long", "quantity": "3"}
+        refused = await watchers["web1"].rest.post("/api/v1/positions", json=body)
+        assert refused.status_code == 503, refused.text
+        await asyncio.sleep(2 * LEASE_TTL_MS / 1000)
+        await all_live(watchers, 5)
+        cluster.network.heal()
+        # Every lease ran out meanwhile, and standbys may be the first to find the database again.
+        opened = await reopened(watchers["web1"], body)
+        await all_see(watchers, opened, 20)
+    await cluster.manned(30)
 
 
 async def test_a_client_whose_cable_is_cut_is_reaped_and_comes_back(cluster: Cluster, watchers: Watchers) -> None:
@@ -212,14 +305,42 @@ async def test_behind_a_proxy_that_ends_tls_browsers_get_a_secure_session(cluste
         await cluster.restart("web3")
 
 
+async def reopened(watcher: Watcher, body: dict[str, str]) -> str:
+    """Open a position as soon as that is possible again."""
+
+    async def opened() -> str:
+        answer = await watcher.rest.post("/api/v1/positions", json=body, headers={"Idempotency-Key": "again"})
+        return str(answer.json()["position_id"]) if answer.status_code == 201 else ""
+
+    return await poll(opened, 20, "a write to be taken")
+
+
+def since(moment: float) -> float:
+    return time.monotonic() - moment
+
+
 @contextmanager
-def heard(cluster: Cluster) -> Iterator[list[int]]:
-    """The book epochs of all P&L messages on the bus, as they come."""
+def undisturbed(watchers: Watchers) -> Iterator[None]:
+    """Nothing that happens in the block makes their figures stale."""
+    for watcher in watchers.values():
+        watcher.look_from_here()
+    yield
+    for host, watcher in watchers.items():
+        assert not watcher.was_stale, f"{host} was told that its figures are stale"
+
+
+@contextmanager
+def heard(cluster: Cluster, role: str) -> Iterator[list[int]]:
+    """The book epochs of a shard's P&L messages on the bus, as they come."""
     epochs: list[int] = []
+
+    def take(message: dict[str, Any]) -> None:
+        flush = decode_pnl_flush(message["data"])
+        if role_of(SHARDS[flush.shard]) == role:
+            epochs.append(flush.book_epoch)
+
     with Redis.from_url(cluster.redis_socket_url) as redis, closing(redis.pubsub()) as pubsub:
-        pubsub.psubscribe(
-            **{keys.pnl_channel("*"): lambda message: epochs.append(decode_pnl_flush(message["data"]).book_epoch)}
-        )
+        pubsub.psubscribe(**{keys.pnl_channel("*"): take})
         listening = pubsub.run_in_thread(sleep_time=0.1, daemon=True)
         try:
             yield epochs

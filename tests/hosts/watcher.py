@@ -17,6 +17,8 @@ Place = tuple[int, int]
 class Watcher(Trader):
     """Fails on a price that is shown as live and is not."""
 
+    _looked_from = 0
+
     def _take(self, frame: Frame) -> None:
         super()._take(frame)
         now_ms = time.time_ns() // 1_000_000
@@ -24,6 +26,20 @@ class Watcher(Trader):
             age_ms = now_ms - price["fresh_ms"]
             limit_ms = STALE_AFTER_MS + SILENT_AFTER_MS + SLACK_MS
             assert price["is_stale"] or age_ms <= limit_ms, f"shown as live at {age_ms} ms: {price}"
+
+    @property
+    def user_id(self) -> str:
+        """As the stream greets him."""
+        user_id: str = self.frames[0]["user_id"]
+        return user_id
+
+    @property
+    def was_stale(self) -> bool:
+        """Whether any frame since :meth:`look_from_here` marked his totals."""
+        return any(frame.get("pnl", {}).get("is_stale", False) for frame in self.frames[self._looked_from :])
+
+    def look_from_here(self) -> None:
+        self._looked_from = len(self.frames)
 
     @property
     def is_live(self) -> bool:
@@ -37,6 +53,10 @@ class Watcher(Trader):
 
     async def until_stale(self, within_s: float) -> None:
         await self.until(lambda: self.is_stale, within_s, "everything to be marked stale")
+
+    async def until_totals_stale(self, within_s: float) -> None:
+        """Wait until figures are marked, whatever prices are."""
+        await self.until(lambda: bool(self.totals.get("is_stale")), within_s, "the totals to be marked stale")
 
     async def until_live(self, within_s: float) -> None:
         """Wait for an update from now on that is live, with every row."""

@@ -25,6 +25,14 @@ def test_the_symbols_everybody_expects_are_listed_and_trade(listings: dict[str, 
     assert listings[symbol].status == "TRADING"
 
 
+def test_made_up_coins_come_on_top_and_leave_the_others_as_they_are(listings: dict[str, Listing]) -> None:
+    more = build_listings(build_assets(1, 1800), 1)
+    added = [listing for symbol, listing in more.items() if symbol not in listings]
+    assert {symbol: more[symbol] for symbol in listings} == listings
+    assert len(added) == 1800
+    assert all(listing.status == "TRADING" and listing.quote == "USDT" for listing in added)
+
+
 def test_every_quote_asset_of_the_exchange_is_there(listings: dict[str, Listing]) -> None:
     quotes = {listing.quote for listing in listings.values()}
     assert {"USDT", "BTC", "ETH", "FDUSD", "USDC", "EUR", "TRY", "BNB"} <= quotes

@@ -6,25 +6,21 @@ from typing import Literal, NoReturn, Protocol
 
 import msgspec
 import structlog
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
-from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
-from websockets.protocol import Event
 
 from app.exchanges.binance import endpoints
 from app.exchanges.binance.liveness import ConnectionState, Liveness
 from app.exchanges.binance.messages import Envelope, ErrorBody, Malformed, decode_envelope
 from app.exchanges.binance.pacing import RollingLimit
 from app.exchanges.binance.rest import retry_after_s
+from app.exchanges.binance.socket import MAX_MESSAGE_BYTES, StreamSocket
 from app.exchanges.binance.subscriptions import Refusals, Subscriptions
 from app.exchanges.binance.timing import Timing
 
 log = structlog.get_logger(__name__)
 
-# The array of all tickers is about 400 kB.
-_MAX_MESSAGE_BYTES = 8 * 2**20
-_QUEUED_FRAMES = 64
 _BANNED = 418
 _BAN_S = 120.0
 
@@ -45,17 +41,6 @@ class StreamReceiver(Protocol):
 
     def malformed(self) -> None:
         """A message could not be read."""
-
-
-class _WatchedSocket(ClientConnection):
-    """Says of every frame that it came: the library answers pings by itself and shows them to nobody."""
-
-    on_frame: Callable[[Frame], None] | None = None
-
-    def process_event(self, event: Event) -> None:
-        if self.on_frame is not None and isinstance(event, Frame):
-            self.on_frame(event)
-        super().process_event(event)
 
 
 class StreamConnection:
@@ -116,19 +101,18 @@ class StreamConnection:
         finally:
             self._liveness.closed()
 
-    async def _open(self) -> _WatchedSocket:
+    async def _open(self) -> StreamSocket:
         proxy: Literal[True] | None = None if endpoints.is_loopback(self._base_url) else True
         try:
             socket = await connect(
                 self._base_url + endpoints.COMBINED_STREAMS,
-                create_connection=_WatchedSocket,
+                create_connection=StreamSocket,
                 compression=None,
                 proxy=proxy,
                 open_timeout=self._timing.open_s,
                 ping_interval=None,  # the exchange pings; an own ping would count against the limit
                 close_timeout=self._timing.close_s,
-                max_size=_MAX_MESSAGE_BYTES,
-                max_queue=_QUEUED_FRAMES,
+                max_size=MAX_MESSAGE_BYTES,
             )
         except InvalidStatus as error:
             raise ConnectionLost(
@@ -136,12 +120,12 @@ class StreamConnection:
             ) from None
         except (InvalidHandshake, OSError, EOFError) as error:
             raise ConnectionLost(f"cannot connect: {error or type(error).__name__}") from error
-        assert isinstance(socket, _WatchedSocket)
-        socket.on_frame = self._saw_frame
+        assert isinstance(socket, StreamSocket)
+        socket.on_frame, socket.on_ping = self._saw_frame, self._saw_ping
         self._liveness.opened(self._now())
         return socket
 
-    async def _converse(self, socket: _WatchedSocket) -> NoReturn:
+    async def _converse(self, socket: StreamSocket) -> NoReturn:
         """Read, subscribe and watch. Raises ConnectionLost."""
         ended: ConnectionLost | None = None
         try:
@@ -154,14 +138,15 @@ class StreamConnection:
         assert ended is not None, "none of the tasks returns"
         raise ended
 
-    async def _read(self, socket: ClientConnection) -> NoReturn:
+    async def _read(self, socket: StreamSocket) -> NoReturn:
         try:
             while True:
-                self._receive(await socket.recv(decode=False))
+                for message in await socket.receive():
+                    self._receive(message)
         except ConnectionClosed as error:
             raise ConnectionLost(f"closed: {error}") from None
 
-    async def _subscribe(self, socket: ClientConnection) -> NoReturn:
+    async def _subscribe(self, socket: StreamSocket) -> NoReturn:
         """Keep the subscriptions in step with what is desired, one paced request after another."""
         while True:
             self._changed.clear()
@@ -195,11 +180,11 @@ class StreamConnection:
                 raise ConnectionLost(reason)
             await asyncio.sleep(self._liveness.check_at(now) - now)
 
-    def _saw_frame(self, frame: Frame) -> None:
-        now = self._now()
-        self._liveness.frame(now)
-        if frame.opcode is Opcode.PING:
-            self._control.spend(now)  # the pong counts
+    def _saw_frame(self) -> None:
+        self._liveness.frame(self._now())
+
+    def _saw_ping(self) -> None:
+        self._control.spend(self._now())  # the pong counts
 
     def _receive(self, frame: bytes) -> None:
         try:

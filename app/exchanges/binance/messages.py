@@ -34,7 +34,7 @@ class _Event(msgspec.Struct, frozen=True):
     e: str | None = None
 
 
-class Envelope(msgspec.Struct, frozen=True):
+class Envelope(msgspec.Struct, frozen=True, gc=False):
     """Anything that arrives on ``/stream``: data, the answer to a request, or a farewell.
 
     ``{"stream":"btcusdt@aggTrade","data":{…}}`` · ``{"result":null,"id":1}`` ·
@@ -67,7 +67,7 @@ class Envelope(msgspec.Struct, frozen=True):
         return ErrorBody(self.code, self.msg)
 
 
-class BookTicker(msgspec.Struct, frozen=True):
+class BookTicker(msgspec.Struct, frozen=True, gc=False):
     """``<symbol>@bookTicker``: the best bid and ask, at every change, without a time.
 
     ``{"u":400900217,"s":"BNBUSDT","b":"25.35190000","B":"31.21","a":"25.36520000","A":"40.66"}``
@@ -82,7 +82,7 @@ class BookTicker(msgspec.Struct, frozen=True):
         return Quote(self.s, self.b, self.a, self.u)
 
 
-class AggTrade(msgspec.Struct, frozen=True):
+class AggTrade(msgspec.Struct, frozen=True, gc=False):
     """``<symbol>@aggTrade``: what one taker order traded.
 
     ``{"e":"aggTrade","E":1672515782136,"s":"BNBBTC","a":12345,"p":"0.001","q":"100","f":100,"l":105,…}``
@@ -97,7 +97,7 @@ class AggTrade(msgspec.Struct, frozen=True):
         return Trade(self.s, self.p, self.E, self.a)
 
 
-class MiniTicker(msgspec.Struct, frozen=True):
+class MiniTicker(msgspec.Struct, frozen=True, gc=False):
     """``<symbol>@miniTicker``, and an entry of ``!miniTicker@arr``: each second, what changed.
 
     ``{"e":"24hrMiniTicker","E":1671617114585,"s":"MOBBUSD","c":"0.95900000","o":"0.91200000",…}``
@@ -117,7 +117,7 @@ class ServerTime(msgspec.Struct, frozen=True):
     serverTime: int  # noqa: N815 -- Binance's name
 
 
-class TickerPrice(msgspec.Struct, frozen=True):
+class TickerPrice(msgspec.Struct, frozen=True, gc=False):
     """``GET /api/v3/ticker/price``, an entry: ``{"symbol":"LTCBTC","price":"4.00000200"}``"""
 
     symbol: str
@@ -127,7 +127,7 @@ class TickerPrice(msgspec.Struct, frozen=True):
         return SnapshotTrade(self.symbol, self.price)
 
 
-class TickerBook(msgspec.Struct, frozen=True):
+class TickerBook(msgspec.Struct, frozen=True, gc=False):
     """``GET /api/v3/ticker/bookTicker``, an entry. A side without orders has the price zero.
 
     ``{"symbol":"LTCBTC","bidPrice":"4.00000000","bidQty":"431.00000000","askPrice":"4.00000200","askQty":"9.00000000"}``

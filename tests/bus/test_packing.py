@@ -1,0 +1,42 @@
+"""How commands are written to Redis."""
+
+import pytest
+from redis.asyncio import Redis
+from redis.asyncio.connection import Connection
+from redis.exceptions import DataError
+
+from app.bus.pool import packing
+
+
+async def test_what_is_written_is_what_is_read_whatever_it_is_made_of(redis: Redis) -> None:
+    fields = {"text": "±0.5 ₿", "bytes": b"\x00\r\n$5\r\n", "number": -7, "empty": "", "float": 0.1}
+    await redis.hset("thing", mapping=fields)  # type: ignore[arg-type]
+    assert await redis.hgetall("thing") == {
+        b"text": "±0.5 ₿".encode(),
+        b"bytes": b"\x00\r\n$5\r\n",
+        b"number": b"-7",
+        b"empty": b"",
+        b"float": b"0.1",
+    }
+
+
+@pytest.mark.parametrize("name", ["OBJECT ENCODING", b"OBJECT ENCODING"])
+def test_a_name_of_two_words_is_two_words(name: str | bytes) -> None:
+    connection = packing(Connection)()
+    assert connection.pack_command(name, "k") == [b"*3\r\n$6\r\nOBJECT\r\n$8\r\nENCODING\r\n$1\r\nk\r\n"]
+
+
+async def test_a_pipeline_keeps_its_order(redis: Redis) -> None:
+    pipeline = redis.pipeline(transaction=True)
+    pipeline.set("n", 1)
+    pipeline.get("n")
+    pipeline.set("n", "2")
+    pipeline.get("n")
+    assert await pipeline.execute() == [True, b"1", True, b"2"]
+
+
+@pytest.mark.parametrize("value", [None, object(), ["list"]])
+async def test_what_has_no_form_in_redis_is_refused_and_the_connection_goes_on(redis: Redis, value: object) -> None:
+    with pytest.raises(DataError):
+        await redis.set("n", value)  # type: ignore[arg-type]
+    assert await redis.set("n", 1)
