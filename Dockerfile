@@ -13,7 +13,8 @@ RUN python -m venv /venv \
     && /venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.lock
 
 FROM python:3.13-slim-bookworm
-RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin tidemark
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin tidemark \
+    && install --directory --owner=10001 --mode=0700 /var/lib/tidemark/imports
 WORKDIR /srv/tidemark
 COPY --from=packages /venv /venv
 COPY app ./app

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -125,6 +126,19 @@ def check(data_dir: DataDir = None) -> None:
 
 
 @cli.command()
+def reconcile(
+    user: Annotated[str | None, typer.Option(help="Only this user, by name or id.")] = None,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what is wrong, and change nothing.")] = False,
+) -> None:
+    """Hold positions and the P&L cache against the fills, and put right what differs. Exits with 3 if anything did."""
+    from app.entry.configuration import load_settings
+    from app.entry.reconcile import reconcile_configured
+
+    sys.exit(reconcile_configured(load_settings(), user=user, is_dry_run=dry_run))
+
+
+@cli.command()
 def value(
     file: Annotated[
         Path, typer.Argument(help="Fills as CSV or JSON; columns: see docs/accounting.md.", callback=from_caller)
@@ -160,6 +174,70 @@ def value(
             as_json=as_json,
         )
     )
+
+
+@cli.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="Fills; formats: see docs/import-export.md.", callback=from_caller)],
+    user: Annotated[str, typer.Option(help="Whose fills they are.")],
+    *,
+    account: Annotated[str | None, typer.Option(help="Account, by name or id (the default one).")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, book nothing.")] = False,
+    format_: Annotated[
+        Literal["generic", "binance_spot", "binance_futures", "binance_spot_rest", "binance_futures_rest", "ccxt"]
+        | None,
+        typer.Option("--format", help="What the file is (found by its columns)."),
+    ] = None,
+    strategy: Annotated[str, typer.Option(help="Tag of fills that have none.")] = "",
+    utc_offset: Annotated[int, typer.Option(help="Minutes from UTC of times without a zone.", min=-900, max=900)] = 0,
+    fees: Annotated[Literal["positive", "negative"], typer.Option(help="How the file writes a fee paid.")] = "positive",
+    skip_errors: Annotated[bool, typer.Option("--skip-errors", help="Book the rows that are right.")] = False,
+    errors: Annotated[Path | None, typer.Option(help="Write what is wrong as CSV.", callback=from_caller)] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Import a file of fills for a user: all of it or nothing."""
+    from app.domain.imports import StoredTerms
+    from app.entry.configuration import load_settings
+    from app.entry.import_fills import ImportRequest, import_fills
+
+    terms = StoredTerms(
+        format=format_,
+        strategy=strategy,
+        utc_offset_minutes=utc_offset,
+        paid_is_negative=fees == "negative",
+        skip_errors=skip_errors,
+    )
+    request = ImportRequest(path=file, username=user, account=account, is_dry_run=dry_run, terms=terms, errors=errors)
+    import_fills(load_settings(data_dir=data_dir), request)
+
+
+@cli.command()
+def export(
+    table: Annotated[Literal["trades", "positions", "pnl"], typer.Argument(help="What to write.")],
+    user: Annotated[str, typer.Option(help="Of whom.")],
+    *,
+    account: Annotated[str | None, typer.Option(help="One account only, by name or id.")] = None,
+    format_: Annotated[Literal["csv", "json", "parquet"], typer.Option("--format", help="Kind of file.")] = "csv",
+    since: Annotated[datetime | None, typer.Option("--from", help="From this time on (UTC).")] = None,
+    until: Annotated[datetime | None, typer.Option("--to", help="Before this time (UTC).")] = None,
+    output: Annotated[Path | None, typer.Option(help="Where to (standard output).", callback=from_caller)] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Write a user's trades, positions or P&L into a file."""
+    from app.entry.configuration import load_settings
+    from app.entry.export import ExportRequest
+    from app.entry.export import export as write
+
+    request = ExportRequest(
+        table=table,
+        username=user,
+        file_format=format_,
+        since=None if since is None else since.replace(tzinfo=UTC),
+        until=None if until is None else until.replace(tzinfo=UTC),
+        account=account,
+        output=output,
+    )
+    write(load_settings(data_dir=data_dir), request)
 
 
 @cli.command()

@@ -7,13 +7,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import structlog
 from fastapi import FastAPI
 
-from app.api.context import Policy, Web
+from app.api.context import ExportDesk, ImportIntake, Policy, Web
 from app.api.market import Market
 from app.api.passwords import PasswordHasher
 from app.api.turns import Turns
@@ -24,14 +26,25 @@ from app.bus.listings import Listings
 from app.bus.prices import PriceBoard
 from app.bus.sessions import SessionStore
 from app.domain.prices import Feed
+from app.imports.runner import ImportRunner
 from app.repositories.database import create_engine
+from app.repositories.import_files import ImportFolder
 from app.settings import Settings
+from app.supervision.child import run_child
+from app.supervision.keeper import python_command
 from app.websocket.descriptors import connections_permitted
 from app.websocket.limits import StreamLimits
 from app.websocket.sources import StoredEvents, StoredSessions
 from app.websocket.stream import Stream, open_stream
 
 log = structlog.get_logger(__name__)
+
+_PROJECT = Path(__file__).resolve().parents[1]
+_UPLOADS_AT_ONCE = 4
+_EXPORTS_AT_ONCE = 2
+_EXPORT_TIMEOUT_S = 60.0
+"""A million rows are put in order before the first comes."""
+_IMPORT_STOP_S = 3.0
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[dict[str, Any]]]
 
@@ -83,6 +96,8 @@ async def _open(settings: Settings, opened: AsyncExitStack, stop: Callable[[], N
     database_url, redis_url = _require(settings.database_url, "DATABASE_URL"), _require(settings.redis_url, "REDIS_URL")
     database = create_engine(database_url, pool_size=settings.database_pool_size, timeout_s=settings.database_timeout_s)
     opened.push_async_callback(database.dispose)
+    exports = create_engine(database_url, pool_size=_EXPORTS_AT_ONCE, timeout_s=_EXPORT_TIMEOUT_S)
+    opened.push_async_callback(exports.dispose)
     redis = connect(redis_url, settings.redis_timeout_s)
     opened.push_async_callback(redis.aclose)
     passwords = PasswordHasher(at_once=settings.password_hashes_at_once, waiting=settings.password_hashes_waiting)
@@ -113,6 +128,9 @@ async def _open(settings: Settings, opened: AsyncExitStack, stop: Callable[[], N
             on_crash=stop,
         )
     )
+    folder = ImportFolder(settings.import_folder)
+    runner = ImportRunner(database, folder, partial(_work_on_import, settings), _now)
+    await opened.enter_async_context(supervised("imports", runner.run, stop))
     web = Web(
         database=database,
         redis=redis,
@@ -121,11 +139,33 @@ async def _open(settings: Settings, opened: AsyncExitStack, stop: Callable[[], N
         passwords=passwords,
         market=Market(StreamPrices(stream), listings, stale_after_ms=settings.stale_after_ms),
         turns=Turns(longest_wait_s=settings.database_timeout_s),
+        imports=ImportIntake(files=folder, uploads=asyncio.Semaphore(_UPLOADS_AT_ONCE), wake=runner.wake),
+        exports=ExportDesk(database=exports, places=asyncio.Semaphore(_EXPORTS_AT_ONCE)),
         policy=_policy(settings),
         is_draining=lambda: stream.is_draining,
-        now=lambda: datetime.now(UTC),
+        now=_now,
     )
     return web, stream
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def _work_on_import(settings: Settings, import_id: str, holder: str) -> int:
+    """Work on an import in a process of its own, with the settings of this one."""
+    environment = {
+        **os.environ,
+        "TIDEMARK_DATABASE_URL": settings.database_url or "",
+        "TIDEMARK_REDIS_URL": settings.redis_url or "",
+        "TIDEMARK_REDIS_TIMEOUT_S": str(settings.redis_timeout_s),
+        "TIDEMARK_MAX_OPEN_POSITIONS_PER_USER": str(settings.max_open_positions_per_user),
+        "TIDEMARK_IMPORT_DIR": str(settings.import_folder),
+        "TIDEMARK_LOG_FORMAT": settings.log_format,
+        "TIDEMARK_LOG_LEVEL": settings.log_level,
+    }
+    command = python_command("-m", "app.entry.import_job", import_id, holder)
+    return await run_child(command, environment=environment, directory=_PROJECT, stop_timeout_s=_IMPORT_STOP_S)
 
 
 @asynccontextmanager

@@ -6,7 +6,21 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from app.api import auth, health, me, pnl, positions, symbols, trades
+from app.api import (
+    accounts,
+    auth,
+    explain,
+    exports,
+    health,
+    history,
+    imports,
+    me,
+    pnl,
+    positions,
+    realized,
+    symbols,
+    trades,
+)
 from app.api.middleware import BodyLimit, OriginGuard, RequestContext
 from app.api.openapi import describe
 from app.api.page import PageRoute
@@ -15,7 +29,21 @@ from app.lifespan import Lifespan, web_lifespan
 from app.settings import Settings
 from app.websocket import endpoint
 
-API_ROUTERS = (auth.router, me.router, positions.router, trades.router, pnl.router, symbols.router, health.router)
+API_ROUTERS = (
+    auth.router,
+    me.router,
+    accounts.router,
+    positions.router,
+    trades.router,
+    imports.router,
+    exports.router,
+    pnl.router,
+    history.router,
+    explain.router,
+    realized.router,
+    symbols.router,
+    health.router,
+)
 """Every router of the REST API; a test holds the folder against it."""
 
 _PAGE = Path(__file__).resolve().parents[1] / "web" / "dist"
@@ -34,9 +62,9 @@ def create_app(settings: Settings, lifespan: Lifespan | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     install_problems(app)
-    for router in API_ROUTERS:
+    # The stream first: a crowd that reconnects would be held against every other route.
+    for router in (endpoint.router, *API_ROUTERS):
         app.include_router(router)
-    app.include_router(endpoint.router)
     app.router.routes.append(PageRoute(_PAGE))
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
     _surround(app, settings)
@@ -45,7 +73,8 @@ def create_app(settings: Settings, lifespan: Lifespan | None = None) -> FastAPI:
 
 def _surround(app: FastAPI, settings: Settings) -> None:
     """Add what every request passes through. The last added is the outermost."""
-    app.add_middleware(BodyLimit, max_bytes=_MAX_BODY_BYTES)
+    files = {imports.router.prefix: settings.import_max_bytes}
+    app.add_middleware(BodyLimit, max_bytes=_MAX_BODY_BYTES, files=files)
     app.add_middleware(OriginGuard, public_origins=settings.public_origins)
     if settings.public_origins:
         app.add_middleware(

@@ -22,8 +22,10 @@ import numpy as np
 from app.domain.book import Book
 from app.domain.instruments import Instrument
 from app.domain.ledger import LedgerState
-from app.domain.positions import ClosedFigures, Position, UserBook
+from app.domain.pnl_snapshot import Prices, value_book
+from app.domain.positions import AccountBook, Converted, Position, UserBook
 from app.domain.prices import Price, StreamPosition
+from app.domain.rates import RateBook
 from app.workers.cache_round import CacheRound
 from app.workers.pnl_publication import Publication
 from app.workers.watchers import Watchers
@@ -104,16 +106,22 @@ def users(count: int, positions: int, market: Market, chance: random.Random) -> 
         held = chance.choices(market.instruments, market.weights, k=per_user)
         yield UserBook(
             user_id=user_id,
-            account_id=f"account-{user_id}",
             ledger_seq=1,
             currency="USDT",
+            accounts=(AccountBook(account_id=f"account-{user_id}"),),
             positions=tuple(
                 position(f"{n:08x}-{k:04x}-4000-8000-000000000000", user_id, market, chance, instrument)
                 for k, instrument in enumerate(held)
             ),
-            closed=ClosedFigures(),
             day_base=0,
         )
+
+
+def foreign_users(count: int, positions: int, market: Market, chance: random.Random) -> Iterator[UserBook]:
+    """Users who report in another currency than anything settles in, so that every row is converted."""
+    for user in users(count, positions, market, chance):
+        held = [msgspec.structs.replace(each, converted=Converted()) for each in user.positions]
+        yield msgspec.structs.replace(user, currency="EUR", positions=tuple(held))
 
 
 def timed(figures: Figures, name: str, repeats: int, work: Callable[[], object]) -> None:
@@ -216,8 +224,39 @@ def publish(book: Book, market: Market, size: Size, figures: Figures) -> None:
         timed(figures, f"flush to {size.watched:,} watched, {moved:,} symbols moved", 15, flush)
 
 
+def convert(size: Size, figures: Figures) -> None:
+    """What a price flush costs that moves the rate of everybody's currency: a fifth of the rows, all converted."""
+    chance = random.Random(2)
+    market = Market(size.symbols, chance)
+    euro = msgspec.structs.replace(market.instruments[0], symbol="EURUSDT", base="EUR")
+    book = Book(5000)
+    book.set_rates(RateBook([euro]))
+    book.set_prices(market.move(size.symbols))
+    for user in foreign_users(size.users // 5, size.positions // 5, market, chance):
+        book.upsert_user(user)
+    prices = iter([Decimal(chance.randrange(10_000, 12_000)).scaleb(-4) for _ in range(40)])
+
+    def tick() -> object:
+        book.set_prices([Price("EURUSDT", next(prices), "mid", None, None, None, None, NOW_MS, NOW_MS, NOW_MS)])
+        return book.revalue(NOW_MS)
+
+    timed(figures, f"revalue with {size.positions // 5:,} rows converted anew", 40, tick)
+    moment = Prices(book.prices.known, book.rates.book, NOW_MS, 5000)
+    some = chance.sample(range(len(book)), min(len(book), 200))
+    figures["users wrong of 200 who are converted"] = sum(
+        value_book(book.user_book(slot), moment).totals.unrealized_pnl != book.unrealized(slot) for slot in some
+    )
+
+
 def figures(size: Size = FULL) -> Figures:
     """Everything, by name."""
+    found = ordinary(size)
+    convert(size, found)
+    return found
+
+
+def ordinary(size: Size) -> Figures:
+    """The figures of users who report in what everything settles in."""
     found: Figures = {"load average": os.getloadavg()[0]}
     chance = random.Random(1)
     market = Market(size.symbols, chance)

@@ -18,6 +18,7 @@ from app.domain.protocol import Close
 from app.websocket.admission import Identity
 from app.websocket.connection import Connection
 from app.websocket.delivery import Delivery
+from app.websocket.schedule import TOGETHER
 from app.websocket.state import StreamState
 from app.workers.cache_round import CacheRound
 from app.workers.pnl_publication import Publication
@@ -138,8 +139,8 @@ def _connect(state: StreamState, user_id: str, symbols: list[str], chance: rando
 def _serve(delivery: Delivery, connections: list[Connection]) -> tuple[int, int]:
     """Give everybody what he is due: how many frames, and how many bytes."""
     frames = size = 0
-    for connection in connections:
-        payloads = delivery.payloads(connection, 0.0)
-        frames += len(payloads)
-        size += sum(map(len, payloads))
+    for first in range(0, len(connections), TOGETHER):
+        for payloads in delivery.payloads_of(connections[first : first + TOGETHER], 0.0):
+            frames += len(payloads)
+            size += sum(map(len, payloads))
     return frames, size

@@ -62,13 +62,14 @@ class System:
             "PNL_SHARDS": str(shards),
             "SIMULATOR_PORT": self.simulator_url.rpartition(":")[2],
             "SIMULATOR_TICKS_PER_S": str(ticks_per_s),
+            "SIMULATOR_URL": self.simulator_url,
             "SIMULATOR_MADE_UP_COINS": str(max(0, symbols - _REAL_SYMBOLS)),
-            "BINANCE_SPOT_REST_URL": self.simulator_url,
-            "BINANCE_SPOT_WS_URL": self.simulator_url.replace("http", "ws", 1),
             "STREAM_DEFAULT_HZ": str(hz),
             "STREAM_MAX_HZ": str(hz),
             "DRAIN_S": "0",
             "LOG_LEVEL": "warning",
+            # The positions of the population have no fills behind them.
+            "RECONCILE_EVERY_S": "0",
         }
 
     def __enter__(self) -> "System":

@@ -1,5 +1,6 @@
 """What a web process has open, as the endpoints find it."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +15,7 @@ from app.api.passwords import PasswordHasher
 from app.api.turns import Turns
 from app.bus.limits import RateLimiter
 from app.bus.sessions import SessionStore
+from app.repositories.import_files import ImportFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,23 @@ class Policy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImportIntake:
+    """Where files go that are to be imported. ``wake`` says that one more is there."""
+
+    files: ImportFolder
+    uploads: asyncio.Semaphore
+    wake: Callable[[], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportDesk:
+    """Where exports are read from: connections of their own, for they keep one for as long as their client reads."""
+
+    database: AsyncEngine
+    places: asyncio.Semaphore
+
+
+@dataclass(frozen=True, kw_only=True)
 class Web:
     """Opened by the lifespan, closed by it."""
 
@@ -42,6 +61,8 @@ class Web:
     passwords: PasswordHasher
     market: Market
     turns: Turns
+    imports: ImportIntake
+    exports: ExportDesk
     policy: Policy
     is_draining: Callable[[], bool]
     now: Callable[[], datetime]

@@ -7,14 +7,22 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Final
 from uuid import UUID
+from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from app.domain.decimals import parse_positive, parse_signed
 
+_REGIONS: Final = frozenset(
+    {"Africa", "America", "Antarctica", "Arctic", "Asia", "Atlantic", "Australia", "Europe", "Indian", "Pacific"}
+)
 _RFC3339: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+# Names with a region, and UTC: both Python and PostgreSQL know those, and both mean the same by them.
+_TIME_ZONES: Final = frozenset(
+    {"UTC"} | {name for name in available_timezones() if name.split("/")[0] in _REGIONS and "/" in name}
 )
 _EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -81,6 +89,12 @@ def _readable(value: str) -> str:
     return value
 
 
+def _listed_zone(value: str) -> str:
+    if value not in _TIME_ZONES:
+        raise PydanticCustomError("not_a_time_zone", "is no time zone of the IANA list, such as Europe/Berlin")
+    return value
+
+
 _PATTERN: Final = r"^[0-9]{1,18}(\.[0-9]{1,18})?$"
 
 PositiveAmount = Annotated[
@@ -114,9 +128,11 @@ Moment = Annotated[
 ]
 Id = Annotated[str, AfterValidator(_canonical_id), WithJsonSchema({"type": "string", "format": "uuid"})]
 SymbolName = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_readable)]
+TimeZone = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_listed_zone)]
 Asset = Annotated[str, StringConstraints(min_length=1, max_length=32), AfterValidator(_readable)]
 LoginName = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_readable)]
 Strategy = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_printable)]
 Note = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_readable)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_printable)]
+Reason = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_printable)]
 ExternalId = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,64}$")]

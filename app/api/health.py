@@ -53,7 +53,7 @@ async def _report(web: Web, *, is_verbose: bool) -> Response:
     body: dict[str, Any] = {
         "status": "unavailable" if failing else "ready",
         "failing": failing,
-        "feed": msgspec.structs.asdict(web.market.feed),
+        "feed": msgspec.to_builtins(web.market.feed),
     }
     if is_verbose:
         body["checks"] = checks

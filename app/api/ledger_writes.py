@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -28,7 +28,11 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Change:
-    """What a transaction did: the event to tell of it, and the answer to give."""
+    """What a transaction did: the event to tell of it, and the answer to give.
+
+    ``corrections`` are the contents of ``correction`` events that come before it:
+    what else changed, which receivers read from the database.
+    """
 
     kind: Kind
     positions: list[Position]
@@ -36,6 +40,7 @@ class Change:
     body: Mapping[str, Any]
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
+    corrections: Sequence[Mapping[str, Any]] = ()
 
 
 class Unchanged(Exception):
@@ -98,6 +103,7 @@ async def change_ledger(web: Web, caller: Caller, work: Work, repeatable: Repeat
     The user's row is locked first, so that of two changes one sees the other.
     What ``work`` raises undoes everything, the event number too.
     """
+    events: list[LedgerEvent] = []
     try:
         async with web.turns.turn(caller.user_id), transaction(web.database) as connection:
             seq = await UserRepository(connection).advance(caller.user_id)
@@ -105,15 +111,26 @@ async def change_ledger(web: Web, caller: Caller, work: Work, repeatable: Repeat
                 await repeatable.refuse_repetition(connection, caller.user_id)
             change = await work(connection)
             at = web.now()
-            await EventRepository(connection).add(caller.user_id, seq, change.kind, at, change.data)
+            for data in change.corrections:
+                events.append(
+                    await _record(connection, LedgerEvent(caller.user_id, seq, "correction", at, [], dict(data)))
+                )
+                seq = await UserRepository(connection).advance(caller.user_id)
+            event = LedgerEvent(caller.user_id, seq, change.kind, at, change.positions, dict(change.data))
+            events.append(await _record(connection, event))
             body = encode(change.body)
             if repeatable is not None:
                 await repeatable.keep(connection, caller.user_id, change.status, body)
     except Unchanged as unchanged:
         return json_answer(*unchanged.answer)
-    event = LedgerEvent(caller.user_id, seq, change.kind, at, change.positions, dict(change.data))
-    await _announce(web, event)
+    for event in events:
+        await _announce(web, event)
     return json_answer(body, change.status, change.headers)
+
+
+async def _record(connection: AsyncConnection, event: LedgerEvent) -> LedgerEvent:
+    await EventRepository(connection).add(event.user_id, event.seq, event.kind, event.at, event.data)
+    return event
 
 
 async def _announce(web: Web, event: LedgerEvent) -> None:

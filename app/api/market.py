@@ -9,10 +9,13 @@ from app.api.problems import Problem, field_problem, unavailable
 from app.bus.listings import Listings
 from app.bus.prices import PriceBoard
 from app.domain.instruments import Instrument, explain_unknown
+from app.domain.pnl_snapshot import Prices
 from app.domain.positions import Position
-from app.domain.prices import Feed, Price
+from app.domain.prices import Basis, Feed
+from app.domain.rates import Rate
 from app.domain.statements import position_statement
-from app.domain.valuation import PositionValue, value_position
+from app.domain.valuation import Valued
+from app.repositories.accounts import Account
 
 
 class PriceView(Protocol):
@@ -92,11 +95,28 @@ class Market:
             raise Problem("price_unavailable", f"The price of {symbol} is {age_s:.1f} s old. Give a price.")
         return price.price
 
-    def value(self, position: Position) -> PositionValue:
-        """What a position is worth. One that is closed has no mark."""
-        price: Price | None = self.board.prices.get(position.symbol) if position.status == "open" else None
-        return value_position(position, price, self.as_of_ms, self.stale_after_ms)
+    @property
+    def prices(self) -> Prices:
+        """All that values a book, as it is at this moment."""
+        return Prices(self.board.prices, self.listings.rates, self.as_of_ms, self.stale_after_ms)
 
-    def statement(self, position: Position) -> dict[str, Any]:
+    def live_rate(self, asset: str, currency: str) -> Decimal | None:
+        """What a unit of an asset is worth in a currency now; None where that is not known or too old."""
+        rate = self.rate(asset, currency)
+        is_known = rate is not None and (not rate.path or self.as_of_ms - rate.fresh_ms <= self.stale_after_ms)
+        return rate.value if rate is not None and is_known else None
+
+    def rate(self, asset: str, currency: str) -> Rate | None:
+        """What a unit of an asset was worth in a currency when it was last known."""
+        return self.listings.rates.rate(asset, currency, self.board.prices)
+
+    def value(self, position: Position, account: Account) -> Valued:
+        """What a position is worth in its account. One that is closed has no mark."""
+        return self._value(position, account.valuation, account.currency)
+
+    def statement(self, position: Position, account: Account) -> dict[str, Any]:
         """``Position`` of the contract, at current prices."""
-        return position_statement(position, self.value(position))
+        return position_statement(self.value(position, account))
+
+    def _value(self, position: Position, basis: Basis, currency: str) -> Valued:
+        return self.prices.value(position, basis, self.rate(position.instrument.settle, currency))

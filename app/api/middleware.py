@@ -5,7 +5,7 @@ database statements running.
 """
 
 import re
-from collections.abc import Collection, MutableMapping
+from collections.abc import Collection, Mapping, MutableMapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -97,19 +97,24 @@ class OriginGuard:
 
 
 class BodyLimit:
-    """Refuses bodies above a size, whether they announce it or not."""
+    """Refuses bodies above a size, whether they announce it or not.
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+    ``files`` are the paths to which files are posted, each with a size of its own.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int, files: Mapping[str, int]) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._files = files
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        max_bytes = self._files.get(scope["path"], self._max_bytes) if scope["method"] == "POST" else self._max_bytes
         announced = Headers(scope=scope).get("content-length", "0")
-        if not announced.isascii() or not announced.isdigit() or int(announced[:20]) > self._max_bytes:
-            await problem_response(self._problem(), scope["state"]["request_id"])(scope, receive, send)
+        if not announced.isascii() or not announced.isdigit() or int(announced[:20]) > max_bytes:
+            await problem_response(_too_large(max_bytes), scope["state"]["request_id"])(scope, receive, send)
             return
         received = 0
 
@@ -117,14 +122,15 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._max_bytes:
-                raise self._problem()
+            if received > max_bytes:
+                raise _too_large(max_bytes)
             return message
 
         await self._app(scope, receive_bounded, send)
 
-    def _problem(self) -> Problem:
-        return Problem("too_large", f"A body may have {self._max_bytes} bytes.")
+
+def _too_large(max_bytes: int) -> Problem:
+    return Problem("too_large", f"A body may have {max_bytes} bytes.")
 
 
 def _authority(origin: str) -> str | None:

@@ -13,7 +13,8 @@ from app.api.context import Opened, Web
 from app.api.routing import new_router
 from app.bus.connection import BusUnavailable
 from app.bus.pnl import read_cached_pnl
-from app.domain.pnl_snapshot import pnl_snapshot
+from app.domain.pnl_snapshot import pnl_snapshot, value_book
+from app.domain.pnl_tree import node_statement, pnl_tree
 from app.domain.prices import StreamPosition
 from app.repositories.books import BookRepository
 from app.repositories.database import transaction
@@ -46,6 +47,28 @@ async def get_pnl(web: Opened, caller: Reader) -> Response:
     return json_answer(await _reckon(web, caller.user_id))
 
 
+@router.get("/pnl/tree", response_model=bodies.PnlTree)
+async def get_pnl_tree(web: Opened, caller: Reader) -> Response:
+    """P&L by account, strategy and symbol: every node the sum of its children, at one price epoch."""
+    loaded = await BookRepository(web.database).load_with_closed(caller.user_id)
+    if loaded is None:
+        raise UserGone(caller.user_id)
+    book, closed = loaded
+    prices, board = web.market.prices, web.market.board
+    root = pnl_tree(caller.user_id, value_book(book, prices), closed)
+    place = StreamPosition(board.epoch, board.flush)
+    return json_answer(
+        {
+            "as_of_ms": prices.as_of_ms,
+            "epoch": place.epoch,
+            "seq": place.seq,
+            "ledger_seq": book.ledger_seq,
+            "currency": book.currency,
+            "root": node_statement(root),
+        }
+    )
+
+
 async def _read_cache(web: Web, user_id: str) -> bytes | None:
     try:
         return await read_cached_pnl(web.redis, user_id, web.policy.redis_timeout_s)
@@ -67,8 +90,5 @@ async def _reckon(web: Web, user_id: str) -> dict[str, Any]:
     books = await BookRepository(web.database).load([user_id])
     if not books:
         raise UserGone(user_id)
-    market = web.market
-    place = StreamPosition(market.board.epoch, market.board.flush)
-    return pnl_snapshot(
-        books[0], market.board.prices, place, as_of_ms=market.as_of_ms, stale_after_ms=market.stale_after_ms
-    )
+    place = StreamPosition(web.market.board.epoch, web.market.board.flush)
+    return pnl_snapshot(books[0], web.market.prices, place)

@@ -1,15 +1,18 @@
 """Positions: open, list, get, edit, close."""
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import msgspec
-from fastapi import Header, Query, Response
+from fastapi import Query, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.api import bodies
 from app.api.answers import json_answer
 from app.api.authentication import Caller, Reader, Trader
 from app.api.context import Opened
+from app.api.corrections import correction_data, ending_of
+from app.api.etags import IfMatch, etag, require_if_match, require_version
 from app.api.fields import (
     Asset,
     Id,
@@ -23,14 +26,25 @@ from app.api.fields import (
     SymbolName,
     is_id,
 )
-from app.api.fills import book, fill_change, fill_of, find_holder, judge_fee, judge_moment
+from app.api.fills import (
+    accounts_of,
+    book,
+    fill_change,
+    fill_of,
+    find_account,
+    is_of_now,
+    judge_fee,
+    judge_moment,
+    judge_rate,
+    judge_side,
+)
 from app.api.ledger_writes import Change, Repetition, change_ledger
 from app.api.paging import Cursor, Limit, page_by_place, place_of
 from app.api.problems import Problem, field_problem
 from app.api.routing import new_router
 from app.domain.positions import Position
+from app.repositories.corrections import retag_position
 from app.repositories.database import transaction
-from app.repositories.fills import Holder
 from app.repositories.paging import Place
 from app.repositories.positions import PositionEdit, PositionRepository
 
@@ -49,6 +63,7 @@ class Opening(RequestBody):
     account_id: Id | None = None
     strategy: Strategy | None = None
     executed_at: Moment | None = None
+    rate_to_reporting: PositiveAmount | None = None
 
 
 class Closing(RequestBody):
@@ -84,23 +99,33 @@ class PositionFilter(QueryParameters):
 async def open_position(web: Opened, caller: Trader, body: Opening, repetition: Repetition) -> Response:
     """Record a fill at the given or the current price."""
     instrument = web.market.instrument(body.symbol)
-    fee = judge_fee(web.market, instrument, body.quantity, body.fee, body.fee_asset, None)
     side: Literal["buy", "sell"] = "buy" if body.side == "long" else "sell"
     executed_at = judge_moment(web, body.executed_at)
+    is_fresh = is_of_now(web, executed_at)
+    fee = judge_fee(web.market, instrument, body.quantity, body.fee, body.fee_asset, None, is_of_now=is_fresh)
 
     async def work(connection: AsyncConnection) -> Change:
         # Not before: a repeated request gets its stored answer also while there is no price.
         price = body.price or web.market.live_price(body.symbol)
-        fill = fill_of(side, body.quantity, price, fee, executed_at=executed_at, strategy=body.strategy or "")
-        holder = await find_holder(connection, caller, body.account_id)
-        standing = await PositionRepository(connection).standing(
-            holder.user_id, holder.account_id, instrument.symbol, fill.strategy
+        account = await find_account(connection, caller, body.account_id)
+        fill = fill_of(
+            side,
+            body.quantity,
+            price,
+            fee,
+            executed_at=executed_at,
+            strategy=body.strategy or "",
+            position_side=judge_side(account, None, body.side),
+            rate_to_reporting=judge_rate(web, instrument.settle, account.currency, body.rate_to_reporting, executed_at),
         )
-        recorded = await book(web, connection, holder, instrument, fill, standing)
+        standing = await PositionRepository(connection).standing(
+            caller.user_id, account.account_id, instrument.symbol, fill.strategy, fill.position_side
+        )
+        recorded = await book(web, connection, caller, account, instrument, fill, standing)
         position = recorded.position
-        change = fill_change(web, recorded, web.market.statement(position), 201)
-        location = {"Location": f"/api/v1/positions/{position.position_id}", "ETag": _etag(position)}
-        return Change(change.kind, change.positions, change.data, change.body, change.status, location)
+        change = fill_change(web, recorded, account, web.market.statement(position, account), 201)
+        location = {"Location": f"/api/v1/positions/{position.position_id}", "ETag": etag(position.version)}
+        return replace(change, headers=location)
 
     return await change_ledger(web, caller, work, repetition)
 
@@ -119,7 +144,10 @@ async def list_positions(web: Opened, caller: Reader, wanted: Annotated[Position
             account_id=wanted.account_id,
             strategy=wanted.strategy,
         )
-    return page_by_place(rows, wanted.limit, _place, web.market.statement)
+        accounts = await accounts_of(connection, caller)
+    return page_by_place(
+        rows, wanted.limit, _place, lambda position: web.market.statement(position, accounts[position.account_id])
+    )
 
 
 @router.get("/{position_id}", response_model=bodies.PositionBody)
@@ -127,7 +155,8 @@ async def get_position(web: Opened, caller: Reader, position_id: str) -> Respons
     """One position, with its version as ETag."""
     async with transaction(web.database) as connection:
         position = await _find(connection, caller, position_id)
-    return json_answer(web.market.statement(position), headers={"ETag": _etag(position)})
+        account = await find_account(connection, caller, position.account_id)
+    return json_answer(web.market.statement(position, account), headers={"ETag": etag(position.version)})
 
 
 @router.patch("/{position_id}", response_model=bodies.PositionBody)
@@ -136,23 +165,32 @@ async def edit_position(
     caller: Trader,
     position_id: str,
     body: Edit,
-    if_match: Annotated[str | None, Header(max_length=200, description="The ETag that the change is based on.")] = None,
+    if_match: IfMatch = None,
 ) -> Response:
-    """Change tags and targets, provided nobody changed the position meanwhile."""
-    if if_match is None:
-        raise Problem("if_match_required", "Send the position's ETag as If-Match.")
+    """Change tags and targets, provided nobody changed the position meanwhile.
+
+    Another strategy takes the position's trades with it, and the positions that
+    it was turned from or into by a trade through zero.
+    """
+    wanted = require_if_match(if_match)
     if not body.model_fields_set:
         raise Problem("invalid_request", "There is nothing to change.")
 
     async def work(connection: AsyncConnection) -> Change:
         position = await _find(connection, caller, position_id)
-        if not _matches(if_match, position):
-            raise Problem(
-                "version_mismatch", "The position has changed. Read it again.", headers={"ETag": _etag(position)}
-            )
-        edited = await PositionRepository(connection).edit(position, _apply(body, position), now=web.now())
-        statement = web.market.statement(edited)
-        return Change("position", [edited], {"position": statement}, statement, headers={"ETag": _etag(edited)})
+        require_version(wanted, position.version, "position")
+        account = await find_account(connection, caller, position.account_id)
+        edit = _apply(body, position)
+        edited = await PositionRepository(connection).edit(position, edit, now=web.now())
+        corrections = []
+        if edit.strategy != position.strategy:
+            ending = await ending_of(web, connection, caller, "retagged", "")
+            edited, correction = await retag_position(connection, edited, edit.strategy, ending)
+            corrections.append(correction_data(web, correction, account))
+        statement = web.market.statement(edited, account)
+        headers = {"ETag": etag(edited.version)}
+        positions = [] if corrections else [edited]
+        return Change("position", positions, {"position": statement}, statement, 200, headers, corrections)
 
     return await change_ledger(web, caller, work)
 
@@ -174,12 +212,21 @@ async def close_position(
         price = wanted.price or web.market.live_price(position.symbol)
         fee = judge_fee(web.market, position.instrument, quantity, wanted.fee, wanted.fee_asset, None)
         side: Literal["buy", "sell"] = "sell" if position.side == "long" else "buy"
-        fill = fill_of(side, quantity, price, fee, executed_at=None, strategy=position.strategy)
-        holder = Holder(caller.user_id, position.account_id)
-        recorded = await book(web, connection, holder, position.instrument, fill, position)
+        account = await find_account(connection, caller, position.account_id)
+        fill = fill_of(
+            side,
+            quantity,
+            price,
+            fee,
+            executed_at=None,
+            strategy=position.strategy,
+            position_side=position.position_side,
+            rate_to_reporting=judge_rate(web, position.instrument.settle, account.currency, None, None),
+        )
+        recorded = await book(web, connection, caller, account, position.instrument, fill, position)
         closed = recorded.positions[0]
-        change = fill_change(web, recorded, web.market.statement(closed), 200)
-        return Change(change.kind, change.positions, change.data, change.body, 200, {"ETag": _etag(closed)})
+        change = fill_change(web, recorded, account, web.market.statement(closed, account), 200)
+        return replace(change, headers={"ETag": etag(closed.version)})
 
     return await change_ledger(web, caller, work, repetition)
 
@@ -206,16 +253,7 @@ def _apply(body: Edit, position: Position) -> PositionEdit:
 
 def _require_open(position: Position) -> None:
     if position.status != "open":
-        raise Problem("position_closed", "Nothing of this position is open.", headers={"ETag": _etag(position)})
-
-
-def _etag(position: Position) -> str:
-    return f'"{position.version}"'
-
-
-def _matches(if_match: str, position: Position) -> bool:
-    tags = {tag.strip() for tag in if_match.split(",")}
-    return "*" in tags or _etag(position) in tags
+        raise Problem("position_closed", "Nothing of this position is open.", headers={"ETag": etag(position.version)})
 
 
 def _place(position: Position) -> Place:

@@ -13,9 +13,15 @@ from starlette.responses import Response
 from app.api.passwords import TooBusy
 from app.bus.connection import BusUnavailable
 from app.domain.cycles import TooLarge
+from app.domain.ledger import ContradictoryFill
+from app.repositories.accounts import NameTaken
+from app.repositories.books import TooManyLeaves
+from app.repositories.chains import ChainTooLong
 from app.repositories.database import DatabaseUnavailable
 from app.repositories.fills import TooManyPositions
 from app.repositories.positions import PositionChanged, StandingAlready
+from app.repositories.realized import TooManyFills
+from app.repositories.trades import TradeDeleted
 from app.repositories.users import UserGone
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -38,11 +44,19 @@ KINDS: Final[Mapping[str, tuple[int, str]]] = {
     "position_closed": (409, "The position is closed"),
     "position_exists": (409, "A position stands there already"),
     "too_many_positions": (409, "Too many open positions"),
+    "name_taken": (409, "This name is taken"),
+    "account_in_use": (409, "The account is in use"),
+    "too_many_accounts": (409, "Too many accounts"),
     "too_many_tokens": (409, "Too many tokens"),
     "idempotency_conflict": (409, "The key was used for another request"),
-    "version_mismatch": (412, "The position has changed"),
+    "import_running": (409, "An import is running"),
+    "import_finished": (409, "The import has ended"),
+    "trade_deleted": (409, "This trade was deleted"),
+    "not_editable": (409, "This trade cannot be changed by hand"),
+    "too_many_fills": (409, "Too many fills follow"),
+    "version_mismatch": (412, "It has changed meanwhile"),
     "too_large": (413, "The request is too large"),
-    "unsupported_media_type": (415, "Only JSON is understood"),
+    "unsupported_media_type": (415, "The media type is not understood"),
     "invalid_request": (422, "The request is not valid"),
     "unknown_symbol": (422, "Unknown symbol"),
     "exceeds_position": (422, "More than is open"),
@@ -171,6 +185,12 @@ _TRANSLATIONS: Final[Mapping[type[Exception], Any]] = {
     TooBusy: lambda _: unavailable("busy", "Too many passwords are being checked."),
     UserGone: lambda _: Problem("not_authenticated", "This user does not exist or is not active."),
     TooLarge: lambda error: Problem("out_of_range", f"{error}."),
+    ContradictoryFill: lambda error: Problem("exceeds_position", f"{str(error).capitalize()}."),
+    NameTaken: lambda _: Problem("name_taken", "Another of your accounts has this name."),
+    TooManyLeaves: lambda _: Problem("out_of_range", "There are too many symbols and strategies for one tree."),
+    TradeDeleted: lambda _: Problem("trade_deleted", "A trade with this trade_id was deleted. Its id stays taken."),
+    TooManyFills: lambda error: Problem("out_of_range", f"{str(error).capitalize()}. Ask for fewer symbols."),
+    ChainTooLong: lambda error: Problem("too_many_fills", f"{str(error).capitalize()}. Nothing was changed."),
     TooManyPositions: lambda _: Problem("too_many_positions", "Close a position before opening another."),
     PositionChanged: lambda _: Problem("version_mismatch", "The position has changed. Read it again."),
     StandingAlready: lambda _: Problem(

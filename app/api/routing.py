@@ -21,11 +21,12 @@ def operation_id(route: APIRoute) -> str:
     return route.name
 
 
-def new_router(prefix: str, tag: str) -> APIRouter:
+def new_router(prefix: str, tag: str, *, raw_bodies: bool = False) -> APIRouter:
+    """A router; with ``raw_bodies`` its endpoints read what they are sent themselves."""
     return APIRouter(
         prefix=prefix,
         tags=[tag],
-        route_class=StrictRoute,
+        route_class=APIRoute if raw_bodies else StrictRoute,
         responses=PROBLEM_RESPONSES,
         generate_unique_id_function=operation_id,
     )

@@ -122,5 +122,6 @@ def _show_price(market: Market, symbol: str) -> dict[str, Any]:
     price = market.board.prices.get(symbol)
     if price is not None:
         return price_statement(price, market.as_of_ms, market.stale_after_ms)
-    names = ("price", "price_source", "bid", "ask", "last", "event_ms", "received_ms", "fresh_ms", "age_ms")
-    return {"symbol": symbol, **dict.fromkeys(names), "is_stale": False}
+    known = ("price", "price_source", "bid", "ask", "last", "mark", "funding_rate", "next_funding_ms")
+    times = ("event_ms", "received_ms", "fresh_ms", "age_ms")
+    return {"symbol": symbol, **dict.fromkeys((*known, *times)), "is_stale": False}

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from app.bus.connection import BusUnavailable
 from app.bus.prices import read_instruments
 from app.domain.instruments import Instrument
+from app.domain.rates import RateBook
 
 log = structlog.get_logger(__name__)
 
@@ -25,10 +26,13 @@ class Listings:
         self._timeout_s = timeout_s
         self.listed: dict[str, Instrument] = {}
         self.assets: frozenset[str] = frozenset()
+        self.rates = RateBook()
 
     async def refresh(self) -> None:
         """Read the list once. Raises BusUnavailable."""
         if listed := await read_instruments(self._redis, self._timeout_s):
+            if listed != self.listed:
+                self.rates = RateBook(listed.values())
             self.listed = listed
             self.assets = frozenset(_assets(listed))
 

@@ -82,23 +82,41 @@ class RowUpdate(msgspec.Struct, frozen=True):
 
     ``statement`` is the ``Position`` of the contract without the figures that
     move with the price. ``slot`` is unique within a book epoch and never reused.
+    ``mark`` names the :class:`MarkUpdate` that values it. Figures by slot are in
+    the settle asset; where that is not the user's currency, the receiver converts
+    market value and cost at the :class:`RateUpdate` of the two.
     """
 
     slot: int
     position_id: str
     symbol: str
+    mark: str
     version: int
     is_open: bool
     cost_basis: str
     statement: dict[str, Any]
 
 
+class BalanceUpdate(msgspec.Struct, frozen=True, array_like=True):
+    """What an account holds in another asset than its user's currency, and at what it was booked in the currency.
+
+    Integers of 1e-18. The currency effect is each ``held`` at the rate of now,
+    rounded once, less ``booked``.
+    """
+
+    asset: str
+    held: str
+    booked: str
+
+
 class UserUpdate(msgspec.Struct, frozen=True):
     """A user's book structure: the whole of it when ``full``, else rows changed and removed.
 
     ``figures`` holds the amounts that do not move with the price, as integers of
-    1e-18 in strings: ``realized_pnl_gross``, ``fees``, ``funding``, ``day_base``
-    (None unknown). ``ledger_seq`` is the last event of the user that is in it.
+    1e-18 in strings, in ``currency``: ``realized_pnl_gross``, ``fees``, ``funding``,
+    ``net_deposits``, ``day_base`` (None unknown). ``ledger_seq`` is the last event
+    of the user that is in it. ``fees_are_complete`` says that every rate is known of
+    what was realised and moved.
     """
 
     user_id: str
@@ -108,17 +126,31 @@ class UserUpdate(msgspec.Struct, frozen=True):
     currency: str
     figures: dict[str, str | None]
     fees_are_complete: bool
-    foreign_symbols: list[str]
+    balances: list[BalanceUpdate]
     rows: list[RowUpdate]
     removed_slots: list[int]
 
 
 class MarkUpdate(msgspec.Struct, frozen=True, array_like=True):
-    """The price at which a symbol's rows in this and following messages are valued."""
+    """The price at which rows in this and following messages are valued.
 
-    symbol: str
+    ``mark`` is the symbol, and which of its prices where that is not the default
+    one (``BTCUSDT bid``).
+    """
+
+    mark: str
     price: str | None
     source: str | None
+    is_stale: bool
+    fresh_ms: int
+
+
+class RateUpdate(msgspec.Struct, frozen=True, array_like=True):
+    """How much of a currency an asset is worth in this and following messages; None: that is not known."""
+
+    asset: str
+    currency: str
+    rate: str | None
     is_stale: bool
     fresh_ms: int
 
@@ -141,7 +173,7 @@ class PnlFlush(msgspec.Struct, frozen=True):
     one every slot and user known of the shard is void. ``sequence`` counts
     messages to this instance within a book epoch; a hole means asking for
     everything again (by an ``Interest`` that leaves and rejoins). Apply in the
-    order: users, marks, columns. Sent every flush, also empty: silence means trouble.
+    order: rates, users, marks, columns. Sent every flush, also empty: silence means trouble.
     """
 
     shard: int
@@ -156,3 +188,4 @@ class PnlFlush(msgspec.Struct, frozen=True):
     row_unrealized: Columns
     shards: int = 1
     layout: int = 0
+    rates: list[RateUpdate] = []

@@ -72,3 +72,17 @@ class PnlPublisher:
 async def read_cached_pnl(redis: "Redis", user_id: str, timeout_s: float) -> bytes | None:
     """The cached body of a user's ``GET /pnl``, with ``ledger_seq`` beside. Raises BusUnavailable."""
     return cast("bytes | None", await deadline(redis.get(keys.pnl_cache(user_id)), timeout_s))
+
+
+async def read_cached_pnls(redis: "Redis", user_ids: Sequence[str], timeout_s: float) -> dict[str, bytes]:
+    """The cached bodies of many users, of those who have one. Raises BusUnavailable."""
+    pipeline = redis.pipeline(transaction=False)
+    for user_id in user_ids:
+        pipeline.get(keys.pnl_cache(user_id))
+    bodies: list[bytes | None] = await deadline(pipeline.execute(), timeout_s)
+    return {user_id: body for user_id, body in zip(user_ids, bodies, strict=True) if body is not None}
+
+
+async def drop_cached_pnl(redis: "Redis", user_id: str, timeout_s: float) -> None:
+    """Forget a user's cached body. Raises BusUnavailable."""
+    await deadline(redis.delete(keys.pnl_cache(user_id)), timeout_s)

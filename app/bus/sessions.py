@@ -10,14 +10,14 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias, cast
 
 import msgspec
 from redis.asyncio import Redis
 
 from app.bus import keys
-from app.bus.connection import deadline
+from app.bus.connection import BusUnavailable, deadline
 from app.bus.messages import SessionEnded
 
 COOKIE: Final = "__Host-tidemark"
@@ -53,6 +53,17 @@ class Session(msgspec.Struct, frozen=True):
     expires_ms: int
     seen_ms: int
     client: str
+
+
+Looked: TypeAlias = Session | BusUnavailable | None
+"""What is known of one session among many that were asked for: the error is about this one alone."""
+
+
+def answered(looked: Looked) -> Session | None:
+    """The session, if there is one. Raises BusUnavailable where that could not be read."""
+    if isinstance(looked, BusUnavailable):
+        raise looked
+    return looked
 
 
 def session_token(cookies: Mapping[str, str]) -> str | None:
@@ -102,22 +113,47 @@ class SessionStore:
 
     async def resolve(self, token: str) -> Session | None:
         """The live session of a token, or None. Using it postpones its idle end."""
-        if not _TOKEN.fullmatch(token):
-            return None
-        session = await self.peek(_hash(token))
+        (session,) = await self.resolve_all([token])
+        return answered(session)
+
+    async def resolve_all(self, tokens: Sequence[str]) -> list[Looked]:
+        """The same for many tokens, in as many round trips as for one."""
+        sessions = await self.peek_all([_hash(token) if _TOKEN.fullmatch(token) else "" for token in tokens])
         now = self._now_ms()
-        if session is not None and now - session.seen_ms >= _TOUCH_EVERY_MS:
-            key = keys.session(session.session_id)
-            touch = self._redis.eval(_TOUCH, 1, key, str(now), str(self._idle_end(session, now)))
-            await deadline(touch, self._timeout_s)
-        return session
+        due = [session for session in sessions if isinstance(session, Session) and self._is_due(session, now)]
+        if due:
+            pipeline = self._redis.pipeline(transaction=False)
+            for session in due:
+                pipeline.eval(_TOUCH, 1, keys.session(session.session_id), str(now), str(self._idle_end(session, now)))
+            await deadline(pipeline.execute(), self._timeout_s)
+        return sessions
 
     async def peek(self, session_id: str) -> Session | None:
         """The live session with an id, or None. Looking does not keep it alive."""
-        if not _SESSION_ID.fullmatch(session_id):
-            return None
-        fields = await deadline(self._redis.hgetall(keys.session(session_id)), self._timeout_s)
-        return self._live(session_id, cast("dict[bytes, bytes]", fields))
+        (session,) = await self.peek_all([session_id])
+        return answered(session)
+
+    async def peek_all(self, session_ids: Sequence[str]) -> list[Looked]:
+        """The same for many ids, in one round trip. One that cannot be read says so in its own place."""
+        asked = [session_id for session_id in session_ids if _SESSION_ID.fullmatch(session_id)]
+        pipeline = self._redis.pipeline(transaction=False)
+        for session_id in asked:
+            pipeline.hgetall(keys.session(session_id))
+        found = await deadline(pipeline.execute(raise_on_error=False), self._timeout_s) if asked else []
+        known = {session_id: self._read(session_id, fields) for session_id, fields in zip(asked, found, strict=True)}
+        return [known.get(session_id) for session_id in session_ids]
+
+    def _read(self, session_id: str, found: Mapping[bytes, bytes] | Exception) -> Looked:
+        if isinstance(found, Exception):
+            return BusUnavailable(f"{session_id}: {found}")
+        try:
+            return self._live(session_id, found)
+        except (msgspec.ValidationError, UnicodeDecodeError) as error:
+            return BusUnavailable(f"{session_id}: {error}")
+
+    def _is_due(self, session: Session, now: int) -> bool:
+        """Whether the idle end is to be postponed: not with every request."""
+        return now - session.seen_ms >= _TOUCH_EVERY_MS
 
     async def of_user(self, user_id: str) -> list[Session]:
         """The user's live sessions, newest first. Forgets those that ran out."""

@@ -10,26 +10,34 @@ product is in units of 1e-18 without rounding, as leaf rounding wants it.
 What this cannot carry exactly is *odd* and valued one by one
 (:mod:`app.domain.odd_rows`): a quantity or a price with more than nine
 decimals, an inverse instrument, a position worth more than
-:data:`MAX_NOTIONAL`. All give the same integers as :mod:`app.domain.valuation`.
+:data:`MAX_NOTIONAL`. What settles in another asset than its user's currency is
+valued with the others and then converted (:mod:`app.domain.foreign_rows`). All
+give the same integers as :mod:`app.domain.valuation`.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+from decimal import Decimal
 from typing import Literal, TypeAlias
 
 import msgspec
 import numpy as np
 
 from app.domain.decimals import exact, to_units
+from app.domain.foreign_rows import ForeignRows
 from app.domain.odd_rows import OddRows
 from app.domain.packed import Packer
 from app.domain.position_rows import COARSE, Kind, Measure, PositionRows
-from app.domain.positions import ClosedFigures, Position, UserBook
+from app.domain.positions import AccountBook, Position, UserBook
 from app.domain.price_vector import NANO, PriceVector
-from app.domain.prices import Price
+from app.domain.prices import Basis, Price, source_on
+from app.domain.rates import RateBook
+from app.domain.rates_in_use import RatesInUse
 from app.domain.selection import Selection
 from app.domain.slack_matrix import SlackMatrix, grown
-from app.domain.wide import High, Indices, Low, Mask, find_high, join, low_part, split
+from app.domain.sums import Sums
+from app.domain.wide import High, Indices, Low, Mask, add, find_high, join, low_part, split
+from app.domain.wide_conversion import RATE_LIMIT
 
 Applied: TypeAlias = Literal["applied", "gap", "old"]
 
@@ -51,45 +59,30 @@ class Holder(msgspec.Struct):
     """A user in the book. Sums are of published leaves, in units of 1e-18, of his reporting currency."""
 
     user_id: str
-    account_id: str
     slot: int
+    usual_account: str
+    """The account whose id his packed positions do without."""
     currency: str
     ledger_seq: int
-    closed: ClosedFigures
+    accounts: tuple[AccountBook, ...]
+    sums: Sums
     day_base: int | None
+    base_day: date | None = None
+    """The UTC day that began with the base, where that is known."""
     rows: dict[str, int] = msgspec.field(default_factory=dict)
     """Row by position id."""
-    open_gross: int = 0
-    open_fees: int = 0
-    open_funding: int = 0
-    open_foreign: Counter[str] = msgspec.field(default_factory=Counter)
-    open_without_rate: int = 0
-    """How many open positions have fees without a rate."""
+    pairs: frozenset[int] = frozenset()
+    """The rates that concern him."""
 
-    @property
-    def realized_pnl_gross(self) -> int:
-        return self.closed.realized_pnl_gross + self.open_gross
+    def has_account(self, account_id: str) -> bool:
+        return any(account.account_id == account_id for account in self.accounts)
 
-    @property
-    def fees(self) -> int:
-        return self.closed.fees + self.open_fees
-
-    @property
-    def funding(self) -> int:
-        return self.closed.funding + self.open_funding
-
-    @property
-    def realized_pnl(self) -> int:
-        return self.realized_pnl_gross - self.fees + self.funding
-
-    @property
-    def fees_are_complete(self) -> bool:
-        return self.closed.fees_are_complete and not self.open_without_rate
-
-    @property
-    def foreign_symbols(self) -> list[str]:
-        """Symbols, open or closed, that are settled in another currency."""
-        return sorted({*self.closed.foreign_symbols, *self.open_foreign})
+    def basis(self, account_id: str) -> Basis:
+        """What values the positions of an account."""
+        for account in self.accounts:
+            if account.account_id == account_id:
+                return account.valuation
+        return "auto"
 
 
 class Change(msgspec.Struct):
@@ -104,8 +97,9 @@ class Change(msgspec.Struct):
 class Valuation(msgspec.Struct, frozen=True):
     """Everybody's unrealised profit (by user slot), and what changed since the valuation before.
 
-    Symbols are columns: a *value* changed where the price did, a *mark* also
-    where only the price's times or its staleness did.
+    Prices are columns: a *value* changed where the price did, a *mark* also
+    where only the price's times or its staleness did. Rates are pairs: they
+    changed where their value, times or staleness did.
     """
 
     high: High
@@ -114,6 +108,10 @@ class Valuation(msgspec.Struct, frozen=True):
     values_changed: Mask
     marks_changed: Mask
     stale: Mask
+    rates_changed: Mask
+    stale_rates: Mask
+    rates_turned: Sequence[int]
+    """The pairs whose value changed."""
 
 
 class Book:
@@ -122,10 +120,14 @@ class Book:
     def __init__(self, stale_after_ms: int) -> None:
         self.prices = PriceVector(stale_after_ms)
         self.rows = PositionRows()
+        self.rates = RatesInUse(self.prices)
         self.held_version = 0
         """Grows whenever :meth:`held_symbols` changes."""
         self._packer = Packer()
         self._odd = OddRows()
+        self._foreign = ForeignRows(self.rows, self.prices, self.rates)
+        self.users_of_rates: list[set[int]] = []
+        """By pair: the slots of the users whom the rate concerns."""
         self._holders: list[Holder] = []
         self._by_user: dict[str, Holder] = {}
         self._matrix = SlackMatrix()
@@ -156,7 +158,7 @@ class Book:
             self.rows.packed[row],
             position_id=self.rows.position_ids[row],
             user_id=holder.user_id,
-            usual_account=holder.account_id,
+            usual_account=holder.usual_account,
         )
 
     def user_book(self, slot: int) -> UserBook:
@@ -164,17 +166,16 @@ class Book:
         holder = self._holders[slot]
         return UserBook(
             user_id=holder.user_id,
-            account_id=holder.account_id,
             ledger_seq=holder.ledger_seq,
             currency=holder.currency,
+            accounts=holder.accounts,
             positions=tuple(self.position(row) for row in holder.rows.values()),
-            closed=holder.closed,
             day_base=holder.day_base,
         )
 
     def held_symbols(self) -> set[str]:
-        """The symbols of all positions."""
-        return {self.prices.symbols[column] for column in np.flatnonzero(self.prices.rows)}
+        """The symbols of all positions, and those that rates are made of."""
+        return {self.prices.symbols[column] for column in np.flatnonzero(self.prices.uses)}
 
     # How it changes
 
@@ -188,15 +189,19 @@ class Book:
             holder = self._add_holder(book)
         elif book.ledger_seq < holder.ledger_seq:
             return "old"
+        before = holder.accounts, holder.currency
         holder.ledger_seq = book.ledger_seq
-        holder.closed = book.closed
-        if holder.day_base is None:
-            # Else it stays: a load that began before midnight still brings the day's before.
-            holder.day_base = book.day_base
+        holder.accounts, holder.currency = book.accounts, book.currency
+        holder.sums = Sums.of(book.accounts, book.positions, book.currency)
+        if holder.day_base is None or _corrects_base(book, holder):
+            # Else it stays: a load that began before midnight still brings the day's before, and one right after
+            # midnight comes before this day's was written down.
+            holder.day_base, holder.base_day = book.day_base, book.base_day
         current = {position.position_id for position in book.positions}
         for position_id in [known for known in holder.rows if known not in current]:
             self._remove(holder, position_id, None)
-        self._put(holder, [position for position in book.positions if self._is_news(holder, position)])
+        news = self._valued_otherwise(holder, *before)
+        self._put(holder, [p for p in book.positions if p.account_id in news or self._is_news(holder, p)])
         self._note(holder)
         return "applied"
 
@@ -207,24 +212,23 @@ class Book:
             return "gap"
         if ledger_seq <= holder.ledger_seq:
             return "old"
-        if ledger_seq > holder.ledger_seq + 1 or any(
-            # Whether a closed position that is not here closed just now, or long
-            # ago and only its note changed, is not known here.
-            position.status == "closed" and position.position_id not in holder.rows
-            for position in positions
-        ):
+        if ledger_seq > holder.ledger_seq + 1 or not all(self._is_applicable(holder, one) for one in positions):
             return "gap"
         holder.ledger_seq = ledger_seq
         for position in positions:
             if position.status == "closed":
-                self._remove(holder, position.position_id, position)
-        self._put(holder, [p for p in positions if p.status == "open" and self._is_newer(holder, p)])
+                self._close(holder, position)
+        newer = [p for p in positions if p.status == "open" and self._is_newer(holder, p)]
+        self._count_leaves(holder, newer)
+        self._put(holder, newer)
         self._note(holder)
         return "applied"
 
     def set_prices(self, prices: Iterable[Price]) -> None:
         """Take newer prices, also of symbols that nobody holds."""
         turns = self.prices.set(prices)
+        if turns.dropped:
+            self._count_costs(turns.dropped, -1)
         if turns.carried:
             self._count_costs(turns.carried, 1)
         if turns.risen:
@@ -234,7 +238,8 @@ class Book:
             self.prices.drop(turns.too_fine)
         if len(self._odd):
             for column in turns.moved:
-                self._odd.reprice(column, self.prices.price(column))
+                self._odd.reprice(column, self.prices.value(column))
+        self.rates.moved(turns.moved)
 
     def replace_prices(self, prices: Mapping[str, Price]) -> None:
         """Take newer prices, and have none of any other symbol: those known were of another source."""
@@ -243,12 +248,25 @@ class Book:
         for column in missing:
             self._odd.reprice(column, None)
         self.prices.retain(prices.keys())
+        self.rates.moved(missing)
         self.set_prices(prices.values())
 
-    def start_day(self, bases: Mapping[int, int]) -> None:
+    def set_rates(self, rates: RateBook) -> None:
+        """Take over how assets are converted, from what is listed now."""
+        self.rates.set_book(rates)
+        self.held_version += 1
+
+    def forget_base(self, user_id: str, day: date) -> None:
+        """A correction left a user's total P&L at the beginning of a day unknown."""
+        holder = self._by_user.get(user_id)
+        if holder is not None and holder.base_day == day and holder.day_base is not None:
+            holder.day_base = None
+            self._note(holder)
+
+    def start_day(self, bases: Mapping[int, int], day: date | None = None) -> None:
         """Set everybody's total P&L at 00:00 UTC, by user slot; who is not among them has none that is known."""
         for holder in self._holders:
-            holder.day_base = bases.get(holder.slot)
+            holder.day_base, holder.base_day = bases.get(holder.slot), day
             self._note(holder)
 
     def fill_day(self, bases: Mapping[int, int]) -> dict[int, int]:
@@ -264,19 +282,35 @@ class Book:
     def revalue(self, as_of_ms: int, *, silent: bool = False) -> Valuation:
         """Value everybody. ``silent`` says that the price feed is, so that every price is stale."""
         count = len(self._holders)
+        stale = self.prices.age(as_of_ms, silent=silent)
+        values_changed, marks_changed = self.prices.take_changes()
+        rates_turned = self.rates.refresh()
+        rates_changed = self.rates.of_any(marks_changed)
+        rates_changed[rates_turned] = True
+        self._convert(values_changed, rates_turned)
         low, about = self._matrix.multiply(self.prices.low, self.prices.floats)
         low -= self._cost_low[:count]
         about -= self._cost_coarse[:count] / 10_000.0
         high = find_high(low, about * 1e18)
+        if len(self._foreign):
+            high, low = add(high, low, *self._foreign.totals(count))
         for slot, worth in self._odd.totals.items():
             high[slot], low[slot] = split(join(int(high[slot]), int(low[slot])) + worth)
         changed = np.ones(count, np.bool_)
         known = len(self._high)
         changed[:known] = (high[:known] != self._high) | (low[:known] != self._low)
         self._high, self._low = high, low
-        stale = self.prices.age(as_of_ms, silent=silent)
-        values_changed, marks_changed = self.prices.take_changes()
-        return Valuation(high, low, changed, values_changed, marks_changed, stale)
+        return Valuation(
+            high,
+            low,
+            changed,
+            values_changed,
+            marks_changed,
+            stale,
+            rates_changed=rates_changed,
+            stale_rates=self.rates.of_any(stale),
+            rates_turned=rates_turned,
+        )
 
     def unrealized(self, slot: int) -> int:
         """A user's unrealised profit as last valued, in units of 1e-18."""
@@ -295,9 +329,10 @@ class Book:
 
     def day_bases(self) -> dict[int, int]:
         """Total P&L as last valued, by user slot; without those whose total lacks a price."""
-        unpriced = set(self.rows.user[self._unpriced_rows()].tolist()) | self._odd.unpriced_users()
+        unpriced = set(self.rows.user[self._unpriced_rows()].tolist())
+        unpriced |= self._odd.unpriced_users() | self._foreign.unpriced_users()
         return {
-            slot: holder.realized_pnl + self.unrealized(slot)
+            slot: holder.sums.realized + self.unrealized(slot)
             for slot, holder in enumerate(self._holders[: len(self._high)])
             if slot not in unpriced
         }
@@ -323,6 +358,13 @@ class Book:
         """Rows of watched users in the columns of a mask."""
         return self._watched_rows.within(columns)
 
+    def watched_at(self, pairs: Iterable[int]) -> set[int]:
+        """Slots of the watched users whom any of these rates concerns."""
+        concerned: set[int] = set()
+        for pair in pairs:
+            concerned |= self.users_of_rates[pair]
+        return concerned & self._watched
+
     @property
     def has_changes(self) -> bool:
         """Whether anything happened to a watched user."""
@@ -339,18 +381,56 @@ class Book:
         slot = self._matrix.add_row()
         holder = Holder(
             user_id=book.user_id,
-            account_id=book.account_id,
             slot=slot,
+            usual_account=book.accounts[0].account_id if book.accounts else "",
             currency=book.currency,
             ledger_seq=book.ledger_seq,
-            closed=book.closed,
+            accounts=book.accounts,
+            sums=Sums(book.currency),
             day_base=book.day_base,
+            base_day=book.base_day,
         )
         self._holders.append(holder)
         self._by_user[book.user_id] = holder
         self._cost_low = grown(self._cost_low, slot + 1)
         self._cost_coarse = grown(self._cost_coarse, slot + 1)
         return holder
+
+    def _valued_otherwise(self, holder: Holder, accounts: tuple[AccountBook, ...], currency: str) -> set[str]:
+        """Which accounts' positions are to be entered again though they did not change."""
+        if currency != holder.currency:
+            return {account.account_id for account in holder.accounts}
+        before = {account.account_id: account.valuation for account in accounts}
+        return {
+            account.account_id
+            for account in holder.accounts
+            if before.get(account.account_id, "auto") != account.valuation
+        }
+
+    def _is_applicable(self, holder: Holder, position: Position) -> bool:
+        """Whether a changed position can be taken over without reading the user again."""
+        # Whether a closed position that is not here closed just now, or long
+        # ago and only its note changed, is not known here.
+        is_known = position.status == "open" or position.position_id in holder.rows
+        return is_known and holder.has_account(position.account_id)
+
+    def _close(self, holder: Holder, position: Position) -> None:
+        """A position closed: what it realised goes on counting."""
+        holder.sums.count(self.position(holder.rows[position.position_id]), -1)
+        holder.sums.count(position, 1)
+        holder.accounts = tuple(
+            account.with_closed(position) if account.account_id == position.account_id else account
+            for account in holder.accounts
+        )
+        self._remove(holder, position.position_id, position)
+
+    def _count_leaves(self, holder: Holder, positions: Sequence[Position]) -> None:
+        """Bring what open positions realised into the sums, instead of what they had before."""
+        for position in positions:
+            row = holder.rows.get(position.position_id)
+            if row is not None:
+                holder.sums.count(self.position(row), -1)
+            holder.sums.count(position, 1)
 
     def _is_news(self, holder: Holder, position: Position) -> bool:
         row = holder.rows.get(position.position_id)
@@ -369,6 +449,14 @@ class Book:
                 self._replace(holder, row, position)
         if fresh:
             self._enter(holder, fresh)
+        if holder.sums.balances:
+            self._need_rates(holder)
+
+    def _need_rates(self, holder: Holder) -> None:
+        """Have the rates of the other assets that a user holds or settles anything in."""
+        holder.pairs = frozenset(self._pair(asset, holder.currency) for asset in holder.sums.assets)
+        for pair in holder.pairs:
+            self.users_of_rates[pair].add(holder.slot)
 
     def _enter(self, holder: Holder, positions: Sequence[Position]) -> None:
         together = self._matrix.used(holder.slot)
@@ -380,31 +468,30 @@ class Book:
         rows = self.rows.take(holder.slot, measures)
         for row, position, measure in zip(rows, positions, measures, strict=True):
             self.rows.position_ids[row] = position.position_id
-            self.rows.packed[row] = self._packer.pack(position, holder.account_id)
+            self.rows.packed[row] = self._packer.pack(position, holder.usual_account)
             holder.rows[position.position_id] = row
-            self._count_leaves(holder, position, 1)
             self._hold(measure.column, 1)
         self._attach(holder, rows, positions, measures)
         self._follow(holder, rows, measures)
 
     def _replace(self, holder: Holder, row: int, position: Position) -> None:
         self._detach(row)
-        self._count_leaves(holder, self.position(row), -1)
+        column = int(self.rows.column[row])
         measure = self._measure(holder, position, self._matrix.used(holder.slot))
         self.rows.fill([row], [measure])
-        self.rows.packed[row] = self._packer.pack(position, holder.account_id)
-        self._count_leaves(holder, position, 1)
+        self.rows.packed[row] = self._packer.pack(position, holder.usual_account)
+        if measure.column != column:
+            self._hold(column, -1)
+            self._hold(measure.column, 1)
+            self._watched_rows.discard(row)
         self._attach(holder, [row], [position], [measure])
         self._follow(holder, [row], [measure])
 
     def _remove(self, holder: Holder, position_id: str, closed: Position | None) -> None:
-        """Take a position out; the leaves of one that closed go on counting."""
+        """Take a position out of the rows; ``closed`` is how it ended, None where it is not known."""
         row = holder.rows.pop(position_id)
         self._detach(row)
-        self._count_leaves(holder, self.position(row), -1)
         self._hold(int(self.rows.column[row]), -1)
-        if closed is not None:
-            holder.closed = _with_closed(holder.closed, closed, holder.currency)
         self._watched_rows.discard(row)
         if holder.slot in self._watched:
             change = self._changes.setdefault(holder.slot, Change())
@@ -414,17 +501,18 @@ class Book:
 
     def _measure(self, holder: Holder, position: Position, together: int) -> Measure:
         """What the arrays keep of a position, and how it is valued."""
-        column = self.prices.column(position.symbol)
+        source = source_on(holder.basis(position.account_id), is_long=position.state.signed_qty > 0)
+        column = self.prices.column(position.symbol, source)
         version = position.version
         cost = to_units(position.state.cost)
         quantity = _nano_quantity(position)
-        is_foreign = position.instrument.settle != holder.currency
+        is_foreign = position.converted is not None
         if (
             quantity is None
             or self.prices.too_fine[column]
             or abs(cost) > _MAX_COST_UNITS
             or abs(quantity) * self.prices.ceiling[column] > MAX_NOTIONAL * float(NANO)
-            or (together >= MAX_TERMS and not is_foreign)
+            or (self._is_steep_for(holder, position) if is_foreign else together >= MAX_TERMS)
         ):
             return Measure(Kind.ODD, column, version)
         return Measure(
@@ -437,6 +525,9 @@ class Book:
             cost_coarse=(cost + COARSE // 2) // COARSE,
         )
 
+    def _is_steep_for(self, holder: Holder, position: Position) -> bool:
+        return _is_steep(self.rates.value(self._pair(position.instrument.settle, holder.currency)))
+
     def _attach(
         self, holder: Holder, rows: Sequence[int], positions: Sequence[Position], measures: Sequence[Measure]
     ) -> None:
@@ -447,6 +538,8 @@ class Book:
                 together.append(row)
             elif measure.kind is Kind.ODD:
                 self._add_odd(holder, row, position)
+            else:
+                self._foreign.add(row, self._pair(position.instrument.settle, holder.currency))
         if not together:
             return
         owners = np.array(together, np.int32)
@@ -461,6 +554,8 @@ class Book:
         kind, slot = self.rows.kind(row), int(self.rows.user[row])
         if kind is Kind.ODD:
             self._odd.remove(row)
+        elif kind is Kind.APART:
+            self._foreign.remove(row)
         elif kind is Kind.TOGETHER:
             self._matrix.remove(slot, row)
             if self.prices.carried[self.rows.column[row]]:
@@ -469,8 +564,28 @@ class Book:
 
     def _add_odd(self, holder: Holder, row: int, position: Position) -> None:
         column = int(self.rows.column[row])
-        total_of = holder.slot if position.instrument.settle == holder.currency else None
-        self._odd.add(row, column, position, total_of, self.prices.price(column))
+        is_foreign = position.converted is not None
+        pair = self._pair(position.instrument.settle, holder.currency) if is_foreign else None
+        rate = None if pair is None else self.rates.value(pair)
+        price = self.prices.value(column)
+        self._odd.add(row, position, user=holder.slot, column=column, price=price, pair=pair, rate=rate)
+
+    def _pair(self, asset: str, currency: str) -> int:
+        """The number of a rate, whose symbols are held from now on."""
+        known = len(self.rates)
+        pair = self.rates.pair(asset, currency)
+        if len(self.rates) > known:
+            self.held_version += 1
+            self.users_of_rates.append(set())
+        return pair
+
+    def _convert(self, values_changed: Mask, rates_turned: Sequence[int]) -> None:
+        """Convert what has another price or another rate."""
+        for pair in rates_turned:
+            if _is_steep(self.rates.value(pair)):
+                self._make_odd(self._foreign.of_pair(pair))
+            self._odd.convert(pair, self.rates.value(pair))
+        self._foreign.revalue(values_changed, rates_turned)
 
     def _make_odd(self, rows: Indices) -> None:
         """From now on, value rows one by one."""
@@ -504,22 +619,9 @@ class Book:
         mask = (kinds == Kind.TOGETHER) & ~self.prices.carried[self.rows.column[: len(kinds)]]
         return np.flatnonzero(mask).astype(np.int32)
 
-    def _count_leaves(self, holder: Holder, position: Position, sign: int) -> None:
-        """Add (1) or take away (-1) what a position has realised."""
-        state = position.state
-        if position.instrument.settle != holder.currency:
-            holder.open_foreign[position.symbol] += sign
-            if not holder.open_foreign[position.symbol]:
-                del holder.open_foreign[position.symbol]
-            return
-        holder.open_gross += sign * (to_units(state.cash) + to_units(state.cost))
-        holder.open_fees += sign * to_units(state.fees)
-        holder.open_funding += sign * to_units(state.funding)
-        holder.open_without_rate += sign * bool(state.fees_unpriced)
-
     def _hold(self, column: int, count: int) -> None:
-        before = int(self.prices.rows[column])
-        self.prices.rows[column] = before + count
+        before = int(self.prices.uses[column])
+        self.prices.uses[column] = before + count
         if not before or not before + count:
             self.held_version += 1
 
@@ -536,6 +638,16 @@ class Book:
             self._watched_rows.add(row, measure.column)
 
 
+def _corrects_base(book: UserBook, holder: Holder) -> bool:
+    """Whether a load knows the base of the very day that the holder has one of."""
+    return book.day_base is not None and book.base_day is not None and book.base_day == holder.base_day
+
+
+def _is_steep(rate: Decimal | None) -> bool:
+    """Whether a rate is more than arrays convert at."""
+    return rate is not None and rate >= RATE_LIMIT
+
+
 def _nano_quantity(position: Position) -> int | None:
     """Signed quantity times multiplier in steps of 1e-9, or None where that is not exact, or not linear."""
     instrument = position.instrument
@@ -547,18 +659,3 @@ def _nano_quantity(position: Position) -> int | None:
             quantity = quantity * instrument.multiplier
     numerator, denominator = quantity.as_integer_ratio()
     return None if NANO % denominator else numerator * (NANO // denominator)
-
-
-def _with_closed(closed: ClosedFigures, position: Position, currency: str) -> ClosedFigures:
-    """The sums with one more closed position in them."""
-    if position.instrument.settle != currency:
-        foreign = tuple(sorted({*closed.foreign_symbols, position.symbol}))
-        return msgspec.structs.replace(closed, foreign_symbols=foreign)
-    state = position.state
-    return ClosedFigures(
-        realized_pnl_gross=closed.realized_pnl_gross + to_units(state.cash) + to_units(state.cost),
-        fees=closed.fees + to_units(state.fees),
-        funding=closed.funding + to_units(state.funding),
-        fees_are_complete=closed.fees_are_complete and not state.fees_unpriced,
-        foreign_symbols=closed.foreign_symbols,
-    )

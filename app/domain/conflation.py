@@ -76,6 +76,10 @@ class Drained(msgspec.Struct, frozen=True):
     ticks: int
     prices: list[Price]
 
+    def without(self, symbols: Set[str]) -> "Drained":
+        """The same but for some symbols."""
+        return Drained(self.ticks, [price for price in self.prices if price.symbol not in symbols])
+
 
 class _Symbol(msgspec.Struct):
     """What is known of one symbol. None is nothing yet, and equal to nothing an exchange may send."""

@@ -102,6 +102,14 @@ def to_units(value: Decimal) -> int:
     return int(value.quantize(_UNIT_QUANTUM, context=_EXACT).scaleb(SCALE, context=_EXACT))
 
 
+def convert_units(units: int, rate: Decimal) -> int:
+    """An amount in units of 1e-18 at a rate, rounded once, half to even, to units of the other currency."""
+    numerator, denominator = rate.as_integer_ratio()
+    quotient, rest = divmod(units * numerator, denominator)
+    twice = 2 * rest
+    return quotient + (twice > denominator or (twice == denominator and quotient % 2 == 1))
+
+
 def from_units(units: int) -> Decimal:
     """The decimal that an integer number of 1e-18 units stands for."""
     return Decimal(units).scaleb(-SCALE, context=_EXACT)

@@ -12,6 +12,9 @@ from app.domain.decimals import quantize_state
 Market = Literal["spot", "linear", "inverse"]
 Status = Literal["trading", "halted", "delisted"]
 
+PERPETUAL_SUFFIX = "_PERP"
+"""How a perpetual's symbol ends here. Binance says so of COIN-M only; USDⓈ-M has names that spot has too."""
+
 
 class Instrument(msgspec.Struct, frozen=True, kw_only=True):
     """One tradable thing.
@@ -29,6 +32,18 @@ class Instrument(msgspec.Struct, frozen=True, kw_only=True):
     step_size: Decimal
     multiplier: Decimal = Decimal(1)
     status: Status = "trading"
+    venue_symbol: str = ""
+    """The exchange's own name where it is another than ours; empty where it is the same."""
+
+    @property
+    def exchange_symbol(self) -> str:
+        """What the exchange calls it."""
+        return self.venue_symbol or self.symbol
+
+    @property
+    def is_perpetual(self) -> bool:
+        """Whether funding is exchanged on it. Delivery contracts and spot have none."""
+        return self.market != "spot" and self.symbol.endswith(PERPETUAL_SUFFIX)
 
     def value(self, signed_qty: Decimal, price: Decimal) -> Decimal:
         """What a quantity is worth at a price, in the settle asset.

@@ -41,6 +41,8 @@ class Fill(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     negative is a rebate. ``fee_rate`` is settle units per fee unit at the time
     of the fill, needed only for an asset that is neither settle nor, on a spot
     market, base. ``trade_id`` is the exchange's: the same one is the same fill.
+    ``rate_to_reporting`` is what a unit of the settle asset was worth at the time in
+    the reporting currency; no arithmetic of this module needs it.
     """
 
     side: Side
@@ -53,6 +55,7 @@ class Fill(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     trade_id: str | None = None
     strategy: str = ""
     position_side: PositionSide = "net"
+    rate_to_reporting: Decimal | None = None
 
     @property
     def signed_qty(self) -> Decimal:
@@ -134,11 +137,17 @@ def apply_fill(instrument: Instrument, state: LedgerState, fill: Fill) -> Ledger
 
 
 def apply_funding(instrument: Instrument, state: LedgerState, mark: Decimal, rate: Decimal) -> LedgerState:
-    """The state after a funding stamp: ``-q·m·p·rate`` (``-q·m/p·rate`` inverse), + is received."""
+    """The state after a funding stamp."""
+    payment = funding_payment(instrument, state.signed_qty, mark, rate)
     with exact():
-        notional = instrument.value(state.signed_qty, mark)
-        signed = notional if instrument.market == "inverse" else -notional
-        return msgspec.structs.replace(state, funding=state.funding + quantize_state(signed * rate))
+        return msgspec.structs.replace(state, funding=state.funding + payment)
+
+
+def funding_payment(instrument: Instrument, signed_qty: Decimal, mark: Decimal, rate: Decimal) -> Decimal:
+    """What a holding receives (+) or pays (-) at a stamp: ``-q·m·p·rate`` (``-q·m/p·rate`` inverse)."""
+    with exact():
+        notional = instrument.value(signed_qty, mark)
+        return quantize_state((notional if instrument.market == "inverse" else -notional) * rate)
 
 
 def closing_part(state: LedgerState, fill: Fill) -> Decimal:
@@ -242,11 +251,16 @@ def with_unpriced_fee(unpriced: Mapping[str, Decimal], fill: Fill) -> dict[str, 
 
 
 class Funding(msgspec.Struct, frozen=True, kw_only=True):
-    """One funding stamp of a perpetual: applied to what is held at that time."""
+    """One funding stamp of a perpetual: applied to what is held at that time.
+
+    ``rate_to_reporting`` is what a unit of the settle asset was worth at the time in
+    the reporting currency; no arithmetic of this module needs it.
+    """
 
     at: datetime
     mark: Decimal
     rate: Decimal
+    rate_to_reporting: Decimal | None = None
 
 
 class PositionState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -314,8 +328,7 @@ class Leg:
     def book(self, fill: Fill) -> None:
         """Book a fill. Raises ContradictoryFill where it turns a long leg short or a short leg long."""
         after = self._after(fill)
-        if self._position_side != "net":
-            _refuse_wrong_side(self._position_side, after)
+        refuse_wrong_side(self._position_side, after)
         self.state = after
 
     def fund(self, stamp: Funding) -> None:
@@ -441,6 +454,9 @@ class _ReplayedLeg:
             self._states[self._last] = self._leg.describe(self._states[self._last].index, self._marks)
 
 
-def _refuse_wrong_side(position_side: PositionSide, state: LedgerState) -> None:
+def refuse_wrong_side(position_side: PositionSide, state: LedgerState) -> None:
+    """Refuse a long leg that is short, or a short leg that is long. Raises ContradictoryFill."""
+    if position_side == "net":
+        return
     if state.signed_qty < 0 if position_side == "long" else state.signed_qty > 0:
         raise ContradictoryFill(f"the {position_side} leg does not hold that much")

@@ -280,6 +280,57 @@ class _Period:
                     self._funding += book.leg.state.funding - before
 
 
+class RealizedSums:
+    """Adds up what one chain of fills realises within a period, by one method, and keeps nothing but open lots.
+
+    Exact amounts in the settle asset. ``cost`` and ``proceeds`` are signed like
+    values: negative where a short was bought back; ``gross`` is their difference.
+    ``quantity`` is what was closed, units paid as fees included. Fees are those
+    charged in the period, whatever lot they belong to.
+    """
+
+    def __init__(
+        self,
+        instrument: Instrument,
+        method: Method,
+        position_side: PositionSide = "net",
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> None:
+        self.quantity = self.cost = self.proceeds = self.fees = ZERO
+        self.fees_unpriced: dict[str, Decimal] = {}
+        self.closing_fills = 0
+        self._instrument = instrument
+        self._book = LotBook(instrument, method, position_side)
+        self._since = since
+        self._until = until
+
+    def book(self, fill: Fill, at: datetime) -> None:
+        """Book the next fill, which was executed at ``at``. Those of before the period open its lots."""
+        if self._until is not None and at >= self._until:
+            return
+        disposals = self._book.book(fill)
+        if self._since is not None and at < self._since:
+            return
+        self.closing_fills += bool(disposals)
+        with exact():
+            for disposal in disposals:
+                self.quantity += abs(disposal.signed_qty)
+                self.cost += disposal.cost
+                self.proceeds += disposal.proceeds
+            expense = fee_expense(self._instrument, fill)
+            if expense is not None:
+                self.fees += expense
+            elif fill.fee:
+                self.fees_unpriced = with_unpriced_fee(self.fees_unpriced, fill)
+
+    @property
+    def gross(self) -> Decimal:
+        with exact():
+            return self.proceeds - self.cost
+
+
 def _split(lot: Lot, signed_qty: Decimal) -> tuple[Lot, Lot]:
     """The part of a lot that has a quantity, and what is kept; cost is shared in proportion."""
     kept_qty = lot.signed_qty - signed_qty

@@ -11,7 +11,7 @@ import msgspec
 
 from app.domain.instruments import Instrument
 from app.domain.ledger import LedgerState
-from app.domain.positions import Position, PositionSide, Status
+from app.domain.positions import Converted, Position, PositionSide, Status
 
 _USUAL_ACCOUNT = ""
 
@@ -35,6 +35,7 @@ class _Packed(msgspec.Struct, frozen=True, array_like=True):
     updated_at: datetime
     closed_at: datetime | None
     version: int
+    converted: tuple[Decimal, Decimal, Decimal, bool] | None
 
 
 _encoder = msgspec.msgpack.Encoder(decimal_format="string")
@@ -71,6 +72,7 @@ class Packer:
                 updated_at=position.updated_at,
                 closed_at=position.closed_at,
                 version=position.version,
+                converted=_parts(position.converted),
             )
         )
 
@@ -100,6 +102,7 @@ class Packer:
             updated_at=row.updated_at,
             closed_at=row.closed_at,
             version=row.version,
+            converted=_converted(row.converted),
         )
 
     def _number(self, instrument: Instrument) -> int:
@@ -108,3 +111,16 @@ class Packer:
             number = self._numbers[instrument] = len(self._instruments)
             self._instruments.append(instrument)
         return number
+
+
+def _parts(converted: Converted | None) -> tuple[Decimal, Decimal, Decimal, bool] | None:
+    if converted is None:
+        return None
+    return converted.gross, converted.fees, converted.funding, converted.is_complete
+
+
+def _converted(parts: tuple[Decimal, Decimal, Decimal, bool] | None) -> Converted | None:
+    if parts is None:
+        return None
+    gross, fees, funding, is_complete = parts
+    return Converted(gross=gross, fees=fees, funding=funding, is_complete=is_complete)

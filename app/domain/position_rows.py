@@ -27,7 +27,7 @@ class Kind(IntEnum):
     TOGETHER = 1
     """In the matrix, and so in its user's total."""
     APART = 2
-    """In the arrays only: settled in another currency than its user reports in, so in no total."""
+    """In the arrays only: it settles in another asset than its user's currency, so his total has it converted."""
     ODD = 3
     """In Python's integers: the arrays hold nothing of its worth."""
 
@@ -121,6 +121,18 @@ class PositionRows:
         low = self.qty_low[rows] * price_low[columns] - self.cost_low[rows]
         about = self.qty[rows] * price[columns] - self.cost_coarse[rows] / _COARSE_PER_MONEY
         return find_high(low, about * 1e18), low
+
+    def market_value(self, rows: Indices, price_low: Low, price: Floats) -> tuple[High, Low]:
+        """What rows are worth at prices by column, in units of 1e-18; nothing meaningful for odd ones."""
+        columns = self.column[rows]
+        low = self.qty_low[rows] * price_low[columns]
+        return find_high(low, self.qty[rows] * price[columns] * 1e18), low
+
+    def cost_basis(self, rows: Indices) -> tuple[High, Low]:
+        """What rows have cost, in units of 1e-18; nothing meaningful for odd ones."""
+        low = self.cost_low[rows]
+        about: Floats = self.cost_coarse[rows].astype(np.float64)
+        return find_high(low, about * float(COARSE)), low
 
     def _make_room(self, needed: int) -> None:
         self._kind = grown(self._kind, needed)

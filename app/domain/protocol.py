@@ -211,13 +211,19 @@ class GoingAway(_Reply, frozen=True, kw_only=True, tag="going_away"):
 
 
 class PriceRow(Struct, frozen=True, kw_only=True):
-    """One symbol's price in ``snapshot`` and ``update``."""
+    """One symbol's price in ``snapshot`` and ``update``.
+
+    Contracts have a mark, which values them, and say their funding: None with a delivery date. Spot has none of these.
+    """
 
     symbol: str
     price: Amount
     bid: Amount | None
     ask: Amount | None
     last: Amount | None
+    mark: Amount | UnsetType = UNSET
+    funding_rate: Amount | UnsetType | None = UNSET
+    next_funding_ms: Millis | UnsetType | None = UNSET
     event_ms: Millis
     received_ms: Millis
     fresh_ms: Annotated[int, Meta(description="When the price was certainly right: its age counts from here.")]
@@ -225,7 +231,7 @@ class PriceRow(Struct, frozen=True, kw_only=True):
 
 
 class TotalsRow(Struct, frozen=True, kw_only=True):
-    """A user's totals in ``snapshot``."""
+    """A user's totals in ``snapshot``. ``equity`` is ``net_deposits + total_pnl + fx_pnl``."""
 
     currency: str
     unrealized_pnl: Amount
@@ -234,7 +240,9 @@ class TotalsRow(Struct, frozen=True, kw_only=True):
     fees: Amount
     funding: Amount
     total_pnl: Amount
+    fx_pnl: Amount
     day_pnl: Amount | None
+    net_deposits: Amount
     equity: Amount
     gross_exposure: Amount
     net_exposure: Amount
@@ -245,7 +253,11 @@ class TotalsRow(Struct, frozen=True, kw_only=True):
 
 
 class PnlRow(Struct, frozen=True, kw_only=True):
-    """A user's totals in ``update``: the figures that move."""
+    """A user's totals in ``update``: the figures that move.
+
+    ``fx_pnl`` is there for who has balances in other assets than his currency;
+    that and ``net_deposits`` also where anything but prices changed.
+    """
 
     unrealized_pnl: Amount
     realized_pnl: Amount
@@ -255,6 +267,8 @@ class PnlRow(Struct, frozen=True, kw_only=True):
     is_complete: bool
     is_stale: bool
     unpriced: list[str]
+    fx_pnl: Amount | UnsetType = UNSET
+    net_deposits: Amount | UnsetType = UNSET
 
 
 class PositionRow(Struct, frozen=True, kw_only=True):
@@ -283,6 +297,9 @@ class PositionRow(Struct, frozen=True, kw_only=True):
     funding: Amount
     total_pnl: Amount | None
     settle_asset: str
+    rate_to_reporting: Amount | None
+    unrealized_pnl_reported: Amount | None
+    realized_pnl_reported: Amount
     strategy: str | None
     status: Literal["open", "closed"]
     opened_at: str
@@ -298,7 +315,8 @@ class PositionRow(Struct, frozen=True, kw_only=True):
 class PositionChange(Struct, frozen=True, kw_only=True):
     """A position in ``update``; replaces the fields it has in the known row.
 
-    Where only the price moved it has just the fields that are always there.
+    Where only the price moved it has just the fields that are always there, and
+    what of it is reported in the user's currency where it settles in another asset.
     Opened, changed or closed, it has every field of :class:`PositionRow`.
     """
 
@@ -327,6 +345,9 @@ class PositionChange(Struct, frozen=True, kw_only=True):
     funding: Amount | UnsetType = UNSET
     total_pnl: Amount | UnsetType | None = UNSET
     settle_asset: str | UnsetType = UNSET
+    rate_to_reporting: Amount | UnsetType | None = UNSET
+    unrealized_pnl_reported: Amount | UnsetType | None = UNSET
+    realized_pnl_reported: Amount | UnsetType = UNSET
     strategy: str | UnsetType | None = UNSET
     note: str | UnsetType | None = UNSET
     take_profit: Amount | UnsetType | None = UNSET

@@ -10,14 +10,14 @@ from typing import Any
 
 from app.domain.decimals import format_decimal, format_units
 from app.domain.ledger import entry_price
-from app.domain.positions import Position
 from app.domain.prices import Price
-from app.domain.valuation import PositionValue, Totals
+from app.domain.valuation import Totals, Valued
 
 
-def position_statement(position: Position, value: PositionValue) -> dict[str, Any]:
+def position_statement(valued: Valued) -> dict[str, Any]:
     """``Position`` of the contract."""
-    state = position.state
+    position, value, reported = valued.position, valued.value, valued.reported
+    state, realized, mark = position.state, value.realized, value.mark
     entry = entry_price(position.instrument, state)
     return {
         "position_id": position.position_id,
@@ -30,20 +30,23 @@ def position_statement(position: Position, value: PositionValue) -> dict[str, An
         "signed_qty": format_decimal(state.signed_qty),
         "entry_price": _decimal(entry),
         "cost_basis": format_units(value.cost_basis),
-        "mark_price": None if value.mark is None else format_decimal(value.mark.price),
-        "price_source": None if value.mark is None else value.mark.source,
-        "mark_age_ms": value.mark_age_ms,
-        "is_stale": value.is_stale,
+        "mark_price": None if mark is None else format_decimal(mark.price),
+        "price_source": None if mark is None else mark.source,
+        "mark_age_ms": None if mark is None else mark.age_ms,
+        "is_stale": valued.is_stale,
         "market_value": _units(value.market_value),
         "unrealized_pnl": _units(value.unrealized_pnl),
         "unrealized_pnl_pct": value.unrealized_pnl_pct,
-        "realized_pnl": format_units(value.realized_pnl),
-        "realized_pnl_gross": format_units(value.realized_pnl_gross),
-        "fees": format_units(value.fees),
+        "realized_pnl": format_units(realized.net),
+        "realized_pnl_gross": format_units(realized.gross),
+        "fees": format_units(realized.fees),
         "fees_unpriced": {asset: format_decimal(fee) for asset, fee in state.fees_unpriced.items()},
-        "funding": format_units(value.funding),
+        "funding": format_units(realized.funding),
         "total_pnl": _units(value.total_pnl),
         "settle_asset": position.instrument.settle,
+        "rate_to_reporting": _rate(valued),
+        "unrealized_pnl_reported": _units(reported.unrealized_pnl),
+        "realized_pnl_reported": format_units(reported.realized.net),
         "strategy": position.strategy or None,
         "note": position.note or None,
         "take_profit": _decimal(position.take_profit),
@@ -57,17 +60,19 @@ def position_statement(position: Position, value: PositionValue) -> dict[str, An
 
 
 def totals_statement(totals: Totals) -> dict[str, Any]:
-    """``Totals`` of the contract. Equity is deposits (none recorded yet) plus total P&L."""
+    """``Totals`` of the contract. Equity is net deposits plus total P&L plus the currency effect."""
     return {
         "currency": totals.currency,
         "unrealized_pnl": format_units(totals.unrealized_pnl),
         "realized_pnl": format_units(totals.realized_pnl),
-        "realized_pnl_gross": format_units(totals.realized_pnl_gross),
-        "fees": format_units(totals.fees),
-        "funding": format_units(totals.funding),
+        "realized_pnl_gross": format_units(totals.realized.gross),
+        "fees": format_units(totals.realized.fees),
+        "funding": format_units(totals.realized.funding),
         "total_pnl": format_units(totals.total_pnl),
+        "fx_pnl": format_units(totals.fx_pnl),
         "day_pnl": _units(totals.day_pnl),
-        "equity": format_units(totals.total_pnl),
+        "net_deposits": format_units(totals.net_deposits),
+        "equity": format_units(totals.equity),
         "gross_exposure": format_units(totals.gross_exposure),
         "net_exposure": format_units(totals.net_exposure),
         "is_complete": totals.is_complete,
@@ -86,6 +91,9 @@ def price_statement(price: Price, as_of_ms: int, stale_after_ms: int) -> dict[st
         "bid": _decimal(price.bid),
         "ask": _decimal(price.ask),
         "last": _decimal(price.last),
+        "mark": _decimal(price.mark),
+        "funding_rate": _decimal(price.funding_rate),
+        "next_funding_ms": price.next_funding_ms,
         "event_ms": price.event_ms,
         "received_ms": price.received_ms,
         "fresh_ms": price.fresh_ms,
@@ -97,6 +105,12 @@ def price_statement(price: Price, as_of_ms: int, stale_after_ms: int) -> dict[st
 def timestamp(moment: datetime) -> str:
     """RFC 3339 in UTC with ``Z`` and milliseconds."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _rate(valued: Valued) -> str | None:
+    if valued.position.converted is None:
+        return "1"
+    return _decimal(None if valued.reported.rate is None else valued.reported.rate.value)
 
 
 def _decimal(value: Decimal | None) -> str | None:

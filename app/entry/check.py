@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import asyncpg
 import httpx2
@@ -10,7 +11,9 @@ from rich.console import Console
 
 from app.bus.cluster import ClusterRedis
 from app.bus.connection import connect
+from app.domain.instruments import Market
 from app.entry.configuration import effective_values, redacted
+from app.exchanges.binance.endpoints import is_loopback
 from app.settings import Settings
 from app.supervision.problems import StartProblem
 
@@ -33,7 +36,7 @@ async def _check_all(settings: Settings, console: Console) -> list[str]:
     checks: list[tuple[str, str | None, Callable[[str], Awaitable[str]]]] = [
         ("PostgreSQL", settings.database_url, _postgres),
         ("Redis", settings.redis_url, _redis),
-        ("exchange", settings.binance_spot_rest_url, _exchange),
+        *((f"exchange ({market})", urls.rest, _EXCHANGES[market]) for market, urls in settings.binance_urls.items()),
     ]
     failed = []
     for name, url, ask in checks:
@@ -73,7 +76,14 @@ async def _redis(url: str) -> str:
         await client.aclose()
 
 
-async def _exchange(url: str) -> str:
-    async with httpx2.AsyncClient(base_url=url) as client:
-        (await client.get("/api/v3/ping")).raise_for_status()
+async def _exchange(path: str, url: str) -> str:
+    async with httpx2.AsyncClient(base_url=url, trust_env=not is_loopback(url)) as client:
+        (await client.get(path)).raise_for_status()
     return "answers"
+
+
+_EXCHANGES: dict[Market, Callable[[str], Awaitable[str]]] = {
+    "spot": partial(_exchange, "/api/v3/ping"),
+    "linear": partial(_exchange, "/fapi/v1/ping"),
+    "inverse": partial(_exchange, "/dapi/v1/ping"),
+}

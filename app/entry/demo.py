@@ -22,6 +22,7 @@ _POSITIONS = (
     {"symbol": "BNBUSDT", "side": "long", "quantity": "8", "strategy": "trend"},
     {"symbol": "XRPUSDT", "side": "short", "quantity": "5000", "strategy": "mean-reversion"},
     {"symbol": "DOGEUSDT", "side": "long", "quantity": "25000", "strategy": "breakout"},
+    {"symbol": "BTCUSDT_PERP", "side": "short", "quantity": "0.2", "strategy": "carry"},
 )
 
 

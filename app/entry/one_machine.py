@@ -222,8 +222,7 @@ class _Machine:
             port = free_port("127.0.0.1")
         self._environment |= {
             "TIDEMARK_SIMULATOR_PORT": str(port),
-            "TIDEMARK_BINANCE_SPOT_REST_URL": f"http://127.0.0.1:{port}",
-            "TIDEMARK_BINANCE_SPOT_WS_URL": f"ws://127.0.0.1:{port}",
+            "TIDEMARK_SIMULATOR_URL": f"http://127.0.0.1:{port}",
         }
         return port
 

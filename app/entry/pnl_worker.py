@@ -1,6 +1,7 @@
 """``run.py pnl-worker``."""
 
 from contextlib import AsyncExitStack
+from datetime import timedelta
 
 from app.bus.connection import connect
 from app.entry.configuration import external_servers
@@ -33,6 +34,9 @@ def main(settings: Settings) -> None:
                 redis_timeout_s=settings.redis_timeout_s,
                 cache_ttl_s=settings.pnl_cache_ttl_s,
                 shards=settings.pnl_shards,
+                minutes_for=timedelta(days=settings.history_minute_days),
+                hours_for=timedelta(days=settings.history_hour_days),
+                reconcile_every_s=settings.reconcile_every_s,
             )
 
     run_process("pnl-worker", settings, work, role_lost=(LeaseLost,))

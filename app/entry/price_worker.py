@@ -25,8 +25,7 @@ def main(settings: Settings) -> None:
             flush_ms=settings.flush_ms,
             stale_after_ms=settings.stale_after_ms,
             simulated=settings.feed_is_simulated,
-            binance_spot_rest_url=settings.binance_spot_rest_url,
-            binance_spot_ws_url=settings.binance_spot_ws_url,
+            binance_urls=settings.binance_urls,
             binance_timing=Timing(
                 first_data_s=settings.binance_first_data_s,
                 silence_s=settings.binance_silence_s,

@@ -19,6 +19,7 @@ def main(settings: Settings, *, host: str) -> None:
             port=settings.simulator_port,
             ticks_per_s=settings.simulator_ticks_per_s,
             replay=recordings,
+            funding_interval_s=settings.simulator_funding_interval_s,
             made_up_coins=settings.simulator_made_up_coins,
         ) as simulator:
             await simulator.serve_forever()

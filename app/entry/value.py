@@ -19,8 +19,9 @@ from app.domain.decimals import parse_positive
 from app.domain.instruments import Instrument
 from app.domain.ledger import ContradictoryFill, Fill
 from app.domain.lots import Disposal, LotBook, Method
+from app.domain.text_tables import FileProblem
 from app.entry.fill_spool import FillSpool
-from app.entry.fills_file import FileProblem, FillReader, RowProblem, read_rows
+from app.entry.fills_file import FillReader, RowProblem, read_rows
 from app.entry.value_report import JsonReport, Report, TableReport, Totals, publish
 from app.supervision.problems import StartProblem
 

@@ -83,10 +83,20 @@ class ApiTokenRepository:
 
     async def resolve(self, token: str) -> TokenOwner | None:
         """Whose token this is; None for one that is unknown, removed, or of a user who is not active."""
+        return (await self.resolve_all([token])).get(token)
+
+    async def resolve_all(self, tokens: Sequence[str]) -> dict[str, TokenOwner]:
+        """The same for many tokens, by one query; without those that are not valid."""
+        by_hash = {hash_token(token): token for token in tokens}
         query = (
-            select(api_tokens.c.id, users.c.id, users.c.username, api_tokens.c.scopes)
+            select(api_tokens.c.token_hash, api_tokens.c.id, users.c.id, users.c.username, api_tokens.c.scopes)
             .join(users, users.c.id == api_tokens.c.user_id)
-            .where(api_tokens.c.token_hash == hash_token(token), users.c.is_active)
+            .where(api_tokens.c.token_hash.in_(by_hash), users.c.is_active)
         )
-        row = (await self._connection.execute(query)).one_or_none()
-        return None if row is None else TokenOwner(row[0], row[1], row[2], frozenset(row[3]))
+        rows = await self._connection.execute(query)
+        return {by_hash[row[0]]: TokenOwner(row[1], row[2], row[3], frozenset(row[4])) for row in rows}
+
+    async def existing(self, token_ids: Sequence[str]) -> set[str]:
+        """Those of the tokens that have not been removed."""
+        query = select(api_tokens.c.id).where(api_tokens.c.id.in_(token_ids))
+        return set(await self._connection.scalars(query))

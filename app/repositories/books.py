@@ -4,53 +4,97 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any, Final
+from typing import Final
 
+import msgspec
 from sqlalchemy import ARRAY, Date, Numeric, Uuid, bindparam, select, text
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.domain.decimals import from_units, to_units
-from app.domain.positions import ClosedFigures, Position, UserBook
+from app.domain.pnl_tree import ClosedLeaf
+from app.domain.positions import AccountBook, AssetBook, Position, Realized, UserBook
 from app.domain.shards import EVERYBODY, Shard
 from app.repositories.database import snapshot, transaction
 from app.repositories.rows import POSITION_COLUMNS, position_reader
-from app.repositories.tables import day_opens, positions
+from app.repositories.tables import day_marks, day_opens, positions
 
 _IDS: Final = bindparam("ids", type_=ARRAY(Uuid(as_uuid=False)))
 
-_IN_SHARD: Final = "('x' || right(u.id::text, 8))::bit(32)::bigint % :shards = :shard"
+IN_SHARD: Final = "('x' || right(u.id::text, 8))::bit(32)::bigint % :shards = :shard"
 """Which users belong to a shard, as :func:`app.domain.shards.shard_of` has it."""
 
-# A user without a fill before midnight had no profit at midnight, whether or not anybody wrote that down.
+# A user without a fill or an adjustment before midnight had no profit at midnight, whether or not anybody wrote that
+# down.
 _USERS: Final = text(
     """
-    SELECT u.id::text, u.ledger_seq, a.id::text, a.currency,
-           coalesce(d.total_pnl, CASE WHEN f.executed_at IS NULL THEN 0 END)
+    SELECT u.id::text, u.ledger_seq, coalesce(d.total_pnl, CASE WHEN f.at IS NULL AND j.at IS NULL THEN 0 END),
+           today.day
     FROM users u
     CROSS JOIN (SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date AS day) today
-    JOIN LATERAL (SELECT id, currency FROM accounts WHERE user_id = u.id ORDER BY created_at, id LIMIT 1) a ON true
     LEFT JOIN day_opens d ON d.user_id = u.id AND d.day = today.day
     LEFT JOIN LATERAL (
-        SELECT executed_at FROM trades
+        SELECT executed_at AS at FROM trades
         WHERE user_id = u.id AND executed_at < (today.day::timestamp AT TIME ZONE 'UTC') LIMIT 1
     ) f ON true
+    LEFT JOIN LATERAL (
+        SELECT at FROM transfers
+        WHERE user_id = u.id AND kind = 'adjustment' AND at < (today.day::timestamp AT TIME ZONE 'UTC') LIMIT 1
+    ) j ON true
     WHERE u.id = ANY(:ids)
+    """
+).bindparams(_IDS)
+
+_ACCOUNTS: Final = text(
+    """
+    SELECT user_id::text, id::text, name, currency, valuation FROM accounts
+    WHERE user_id = ANY(:ids) ORDER BY user_id, created_at, id
     """
 ).bindparams(_IDS)
 
 _CLOSED: Final = text(
     """
-    SELECT user_id::text, settle, sum(realized_pnl_gross), sum(fees_published), sum(funding_published),
-           bool_and(fees_unpriced = '{}'::jsonb), array_agg(DISTINCT symbol)
+    SELECT account_id::text, settle, sum(realized_pnl_gross), sum(fees_published), sum(funding_published),
+           sum(coalesce(reported_gross, realized_pnl_gross)), sum(coalesce(reported_fees, fees_published)),
+           sum(coalesce(reported_funding, funding_published)), bool_and(is_converted AND fees_unpriced = '{}'::jsonb)
     FROM positions
     WHERE user_id = ANY(:ids) AND status = 'closed'
-    GROUP BY user_id, settle
+    GROUP BY account_id, settle
+    """
+).bindparams(_IDS)
+
+_CLOSED_LEAVES: Final = text(
+    """
+    SELECT account_id::text, strategy, symbol, sum(coalesce(reported_gross, realized_pnl_gross)),
+           sum(coalesce(reported_fees, fees_published)), sum(coalesce(reported_funding, funding_published)),
+           bool_and(is_converted AND fees_unpriced = '{}'::jsonb)
+    FROM positions
+    WHERE user_id = CAST(:id AS uuid) AND status = 'closed'
+    GROUP BY account_id, strategy, symbol LIMIT :limit
+    """
+)
+
+# What was not known in the reporting currency is in the balance alone: equity is right, and nothing says complete.
+_TRANSFERS: Final = text(
+    """
+    SELECT account_id::text, asset,
+           coalesce(sum(amount) FILTER (WHERE kind = 'adjustment'), 0),
+           coalesce(sum(reported) FILTER (WHERE kind = 'adjustment'), 0),
+           coalesce(sum(amount) FILTER (WHERE kind <> 'adjustment'), 0),
+           coalesce(sum(reported) FILTER (WHERE kind <> 'adjustment'), 0),
+           bool_and(reported IS NOT NULL)
+    FROM transfers
+    WHERE user_id = ANY(:ids)
+    GROUP BY account_id, asset
     """
 ).bindparams(_IDS)
 
 _NEXT_HOLDERS: Final = """
     SELECT id::text FROM users u
-    WHERE id > CAST(:after AS uuid) AND EXISTS (SELECT FROM positions p WHERE p.user_id = u.id) {and_in_shard}
+    WHERE id > CAST(:after AS uuid) AND (
+        EXISTS (SELECT FROM positions p WHERE p.user_id = u.id)
+        OR EXISTS (SELECT FROM transfers t WHERE t.user_id = u.id)
+    ) {and_in_shard}
     ORDER BY id LIMIT :limit
     """
 
@@ -71,6 +115,13 @@ _RECORD_DAY_BASES: Final = text(
 _BEFORE_ALL: Final = "00000000-0000-0000-0000-000000000000"
 _DAY_BASES_PER_STATEMENT: Final = 5000
 
+MAX_LEAVES: Final = 20_000
+"""The most pairs of symbol and strategy in the accounts of a user that are told apart."""
+
+
+class TooManyLeaves(Exception):
+    """A user traded in more symbols and strategies than a tree may have."""
+
 
 class BookRepository:
     """Reads books, of everybody or of one shard. Every method raises DatabaseUnavailable."""
@@ -79,7 +130,7 @@ class BookRepository:
         self._engine = engine
         self._shard = shard
         is_part = shard.shards > 1
-        and_in_shard = f"AND {_IN_SHARD}" if is_part else ""
+        and_in_shard = f"AND {IN_SHARD}" if is_part else ""
         self._next_holders = text(_NEXT_HOLDERS.format(and_in_shard=and_in_shard))
         self._changed_heads = text(_CHANGED_HEADS.format(and_in_shard=and_in_shard))
         self._of_shard = {"shard": shard.number, "shards": shard.shards} if is_part else {}
@@ -87,10 +138,32 @@ class BookRepository:
     async def load(self, user_ids: Sequence[str]) -> list[UserBook]:
         """The books of these users, all at one moment. Users that do not exist (or not in the shard) are left out."""
         async with snapshot(self._engine) as connection:
-            return await _load(connection, [user_id for user_id in user_ids if self._shard.has(user_id)])
+            return await load_books(connection, [user_id for user_id in user_ids if self._shard.has(user_id)])
+
+    async def load_with_closed(self, user_id: str) -> tuple[UserBook, list[ClosedLeaf]] | None:
+        """A user's book and what his closed positions realised by symbol, at one moment. None: there is no such user.
+
+        Raises also TooManyLeaves.
+        """
+        async with snapshot(self._engine) as connection:
+            books = await load_books(connection, [user_id])
+            rows = (await connection.execute(_CLOSED_LEAVES, {"id": user_id, "limit": MAX_LEAVES + 1})).all()
+        if len(rows) > MAX_LEAVES:
+            raise TooManyLeaves
+        leaves = [
+            ClosedLeaf(
+                account_id=account_id,
+                strategy=strategy,
+                symbol=symbol,
+                reported=Realized(gross=to_units(gross), fees=to_units(fees), funding=to_units(funding)),
+                is_complete=is_complete,
+            )
+            for account_id, strategy, symbol, gross, fees, funding, is_complete in rows
+        ]
+        return (books[0], leaves) if books else None
 
     async def stream(self, batch_size: int = 2000) -> AsyncGenerator[list[UserBook]]:
-        """Every user with any position, in batches; each batch is at one moment of its own."""
+        """Every user with any position or transfer, in batches; each batch is at one moment of its own."""
         after = _BEFORE_ALL
         while True:
             async with snapshot(self._engine) as connection:
@@ -98,7 +171,7 @@ class BookRepository:
                     self._next_holders, {"after": after, "limit": batch_size, **self._of_shard}
                 )
                 ids = list(found)
-                books = await _load(connection, ids) if ids else []
+                books = await load_books(connection, ids) if ids else []
             if books:
                 yield books
             if len(ids) < batch_size:
@@ -127,29 +200,74 @@ class BookRepository:
             async with transaction(self._engine) as connection:
                 await connection.execute(_RECORD_DAY_BASES, parameters)
 
+    async def record_day_marks(self, day: date, marks: Mapping[str, Decimal]) -> None:
+        """Keep the price of each symbol at the start of a day; what was kept before stays."""
+        items = sorted(marks.items())
+        for start in range(0, len(items), _DAY_BASES_PER_STATEMENT):
+            rows = [
+                {"day": day, "symbol": symbol, "price": price}
+                for symbol, price in items[start : start + _DAY_BASES_PER_STATEMENT]
+            ]
+            async with transaction(self._engine) as connection:
+                await connection.execute(insert(day_marks).on_conflict_do_nothing(), rows)
+
     async def delete_day_bases_before(self, day: date) -> None:
         """Forget old days."""
         async with transaction(self._engine) as connection:
             await connection.execute(day_opens.delete().where(day_opens.c.day < day))
 
 
-async def _load(connection: AsyncConnection, ids: list[str]) -> list[UserBook]:
-    held = await _open_positions(connection, ids)
-    closed: defaultdict[str, list[Sequence[Any]]] = defaultdict(list)
-    for row in await connection.execute(_CLOSED, {"ids": ids}):
-        closed[row[0]].append(row)
+async def load_books(
+    connection: AsyncConnection, ids: list[str], held: Mapping[str, Sequence[Position]] | None = None
+) -> list[UserBook]:
+    """The books of users within the caller's transaction; ``held`` are their open positions where they are known."""
+    if held is None:
+        held = await _open_positions(connection, ids)
+    assets = await _assets(connection, ids)
+    accounts: defaultdict[str, list[AccountBook]] = defaultdict(list)
+    currencies: dict[str, str] = {}
+    for user_id, account_id, name, currency, valuation in await connection.execute(_ACCOUNTS, {"ids": ids}):
+        currencies[user_id] = currency
+        own = tuple(book for _, book in sorted(assets.get(account_id, {}).items()))
+        accounts[user_id].append(AccountBook(account_id=account_id, name=name, valuation=valuation, assets=own))
     return [
         UserBook(
             user_id=user_id,
-            account_id=account_id,
             ledger_seq=ledger_seq,
-            currency=currency,
+            currency=currencies[user_id],
+            accounts=tuple(accounts[user_id]),
             positions=tuple(held.get(user_id, ())),
-            closed=_closed_figures(closed.get(user_id, []), currency),
             day_base=None if day_base is None else to_units(day_base),
+            base_day=day,
         )
-        for user_id, ledger_seq, account_id, currency, day_base in await connection.execute(_USERS, {"ids": ids})
+        for user_id, ledger_seq, day_base, day in await connection.execute(_USERS, {"ids": ids})
+        if user_id in currencies
     ]
+
+
+async def _assets(connection: AsyncConnection, ids: list[str]) -> dict[str, dict[str, AssetBook]]:
+    """By account and asset: what closed positions and transfers left."""
+    books: defaultdict[str, dict[str, AssetBook]] = defaultdict(dict)
+    for account_id, asset, *sums, is_complete in await connection.execute(_CLOSED, {"ids": ids}):
+        gross, fees, funding, reported_gross, reported_fees, reported_funding = map(to_units, sums)
+        books[account_id][asset] = AssetBook(
+            asset=asset,
+            realized=Realized(gross=gross, fees=fees, funding=funding),
+            reported=Realized(gross=reported_gross, fees=reported_fees, funding=reported_funding),
+            is_complete=is_complete,
+        )
+    for account_id, asset, *sums, is_complete in await connection.execute(_TRANSFERS, {"ids": ids}):
+        adjusted, adjusted_reported, deposited, deposited_reported = map(to_units, sums)
+        book = books[account_id].get(asset, AssetBook(asset=asset))
+        books[account_id][asset] = msgspec.structs.replace(
+            book,
+            realized=book.realized + Realized(gross=adjusted),
+            reported=book.reported + Realized(gross=adjusted_reported),
+            deposited=deposited,
+            deposited_reported=deposited_reported,
+            is_complete=book.is_complete and is_complete,
+        )
+    return books
 
 
 async def _open_positions(connection: AsyncConnection, ids: list[str]) -> dict[str, list[Position]]:
@@ -164,21 +282,3 @@ async def _open_positions(connection: AsyncConnection, ids: list[str]) -> dict[s
         position = read(row)
         held[position.user_id].append(position)
     return held
-
-
-def _closed_figures(rows: list[Sequence[Any]], currency: str) -> ClosedFigures:
-    gross = fees = funding = Decimal(0)
-    complete = True
-    foreign: set[str] = set()
-    for _, settle, row_gross, row_fees, row_funding, row_complete, symbols in rows:
-        if settle == currency:
-            gross, fees, funding, complete = row_gross, row_fees, row_funding, row_complete
-        else:
-            foreign.update(symbols)
-    return ClosedFigures(
-        realized_pnl_gross=to_units(gross),
-        fees=to_units(fees),
-        funding=to_units(funding),
-        fees_are_complete=complete,
-        foreign_symbols=tuple(sorted(foreign)),
-    )

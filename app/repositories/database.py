@@ -102,6 +102,11 @@ def violated(error: IntegrityError) -> str | None:
     return name
 
 
+def is_passing(state: object) -> bool:
+    """Whether a SQLSTATE says "not now" and nothing about the statement."""
+    return isinstance(state, str) and state.startswith(_PASSING)
+
+
 def _passing_reason(error: Exception) -> str | None:
     """Why the database cannot serve now, or None if the statement itself is wrong."""
     if isinstance(error, PoolTimeout):
@@ -109,7 +114,7 @@ def _passing_reason(error: Exception) -> str | None:
     if not isinstance(error, DBAPIError):
         return f"the database cannot be reached: {type(error).__name__}"
     state = getattr(error.orig, "sqlstate", None)
-    if error.connection_invalidated or (isinstance(state, str) and state.startswith(_PASSING)):
+    if error.connection_invalidated or is_passing(state):
         return f"the database cannot serve now: {state or 'connection lost'}"
     if state is None and type(error.orig).__name__ in {"InterfaceError", "OperationalError"}:
         return "the database connection failed"

@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
-from sqlalchemy import func, text, type_coerce
+from sqlalchemy import ARRAY, Column, ColumnElement, Uuid, any_, func, literal, text, type_coerce
 from sqlalchemy.dialects.postgresql import JSONB
 
 from app.domain.decimals import from_units, to_units
 from app.domain.instruments import Instrument
 from app.domain.ledger import LedgerState
-from app.domain.positions import Position
+from app.domain.positions import Converted, Position
 from app.repositories.tables import positions
 
 POSITION_COLUMNS: Final = (
@@ -42,9 +42,17 @@ POSITION_COLUMNS: Final = (
     positions.c.updated_at,
     positions.c.closed_at,
     positions.c.version,
+    positions.c.converted_gross,
+    positions.c.converted_fees,
+    positions.c.converted_funding,
+    positions.c.is_converted,
 )
 
 _INSTRUMENT: Final = slice(3, 11)
+
+INSTRUMENT_COLUMNS: Final = POSITION_COLUMNS[_INSTRUMENT]
+"""The columns that say what is held."""
+
 _NONE: Final[dict[str, Decimal]] = {}
 
 
@@ -56,9 +64,9 @@ def position_reader() -> Callable[[Sequence[Any]], Position]:
         listed = tuple(row[_INSTRUMENT])
         instrument = instruments.get(listed)
         if instrument is None:
-            instrument = instruments[listed] = _instrument(listed)
+            instrument = instruments[listed] = to_instrument(listed)
         (side, strategy, signed_qty, cost, cash, fees, funding, unpriced, *rest) = row[11:]
-        note, take_profit, stop_loss, status, opened_at, updated_at, closed_at, version = rest
+        note, take_profit, stop_loss, status, opened_at, updated_at, closed_at, version, *converted = rest
         return Position(
             position_id=row[0],
             user_id=row[1],
@@ -82,9 +90,30 @@ def position_reader() -> Callable[[Sequence[Any]], Position]:
             updated_at=updated_at,
             closed_at=closed_at,
             version=version,
+            converted=_converted(converted),
         )
 
     return read
+
+
+def any_of(column: Column[Any], ids: Sequence[str]) -> ColumnElement[bool]:
+    """Rows whose id is one of many, sent as one array: as single parameters there may not be more than 32,767."""
+    return column == any_(literal(list(ids), ARRAY(Uuid(as_uuid=False))))
+
+
+def converted_values(converted: Converted | None) -> dict[str, Any]:
+    """The columns of what was realised in the reporting currency, with the figures that are published of it."""
+    if converted is None:
+        return {}
+    return {
+        "converted_gross": converted.gross,
+        "converted_fees": converted.fees,
+        "converted_funding": converted.funding,
+        "is_converted": converted.is_complete,
+        "reported_gross": from_units(to_units(converted.gross)),
+        "reported_fees": from_units(to_units(converted.fees)),
+        "reported_funding": from_units(to_units(converted.funding)),
+    }
 
 
 def state_values(state: LedgerState) -> dict[str, Any]:
@@ -116,7 +145,13 @@ def instrument_values(instrument: Instrument) -> dict[str, Any]:
     }
 
 
-def _instrument(listed: tuple[Any, ...]) -> Instrument:
+def _converted(values: Sequence[Any]) -> Converted | None:
+    gross, fees, funding, is_complete = values
+    return None if gross is None else Converted(gross=gross, fees=fees, funding=funding, is_complete=is_complete)
+
+
+def to_instrument(listed: Sequence[Any]) -> Instrument:
+    """What is held, from a row of INSTRUMENT_COLUMNS."""
     symbol, market, base, quote, settle, multiplier, tick_size, step_size = listed
     return Instrument(
         symbol=symbol,

@@ -5,11 +5,13 @@ from uuid import uuid4
 
 import msgspec
 from sqlalchemy import func, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.repositories.database import violated
 from app.repositories.tables import users
+
+_INVALID_PARAMETER = "22023"
 
 
 class User(msgspec.Struct, frozen=True):
@@ -20,6 +22,7 @@ class User(msgspec.Struct, frozen=True):
     created_at: datetime
     is_active: bool
     ledger_seq: int
+    time_zone: str
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -33,6 +36,10 @@ class Credentials(msgspec.Struct, frozen=True):
 
 class UsernameTaken(Exception):
     """Another user has this name, perhaps in other letter case."""
+
+
+class UnknownTimeZone(Exception):
+    """The database knows no such time zone."""
 
 
 class UserGone(Exception):
@@ -67,11 +74,30 @@ class UserRepository:
         return None if row is None else Credentials(*row)
 
     async def get(self, user_id: str) -> User | None:
-        query = select(users.c.id, users.c.username, users.c.created_at, users.c.is_active, users.c.ledger_seq).where(
-            users.c.id == user_id
-        )
+        query = select(
+            users.c.id,
+            users.c.username,
+            users.c.created_at,
+            users.c.is_active,
+            users.c.ledger_seq,
+            users.c.time_zone,
+        ).where(users.c.id == user_id)
         row = (await self._connection.execute(query)).one_or_none()
         return None if row is None else User(*row)
+
+    async def change_time_zone(self, user_id: str, time_zone: str) -> None:
+        """Let a user's days begin at the midnights of another zone.
+
+        Raises UnknownTimeZone, after which the transaction is void, for one that this
+        database has not heard of: it sums up days by its own list of zones.
+        """
+        try:
+            await self._connection.scalar(select(func.date_trunc("day", func.now(), time_zone)))
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) != _INVALID_PARAMETER:
+                raise
+            raise UnknownTimeZone(time_zone) from error
+        await self._connection.execute(update(users).where(users.c.id == user_id).values(time_zone=time_zone))
 
     async def replace_password_hash(self, user_id: str, old: str, new: str) -> None:
         """Store a stronger hash of the same password, unless the password changed meanwhile."""

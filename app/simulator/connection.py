@@ -11,10 +11,12 @@ import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from app.simulator import messages
+from app.simulator.contract_streams import StreamSource
 from app.simulator.faults import LineFaults, Silence
 from app.simulator.frames import PING, PONG, TEXT, frame
 from app.simulator.limits import RollingCount, Rules
 from app.simulator.topics import Format
+from app.simulator.venues import Venue
 
 _PINGS_REMEMBERED = 8
 
@@ -37,6 +39,8 @@ class Connection:
         transport: asyncio.Transport,
         wanted: Format,
         is_api: bool,
+        venue: Venue,
+        source: StreamSource,
         rules: Rules,
         clock: Callable[[], int],
         wants_flush: Callable[["Connection"], None],
@@ -44,6 +48,8 @@ class Connection:
         self.number = number
         self.format = wanted
         self.is_api = is_api
+        self.venue: Venue = venue
+        self.source = source
         self.streams: dict[str, None] = {}
         self.line = LineFaults()
         self.silence: Silence = "none"

@@ -4,18 +4,21 @@
 them, or those with a given stream, or those with given numbers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import msgspec
 from aiohttp import web
 
 from app.simulator import impossible
+from app.simulator.calls import Calls
 from app.simulator.connection import Connection
+from app.simulator.contract_streams import ContractHub
+from app.simulator.contracts import Contracts
 from app.simulator.exchange import Exchange, UnknownSymbol
-from app.simulator.faults import Door, LineFaults, RestFaults
-from app.simulator.rest import Rest
+from app.simulator.faults import Door, LineFaults, RestFaults, Silence
 from app.simulator.streams import Hub
+from app.simulator.venues import VENUES, Venue
 from app.simulator.websocket import Connections
 from app.simulator.wire import parse_fixed
 
@@ -23,14 +26,17 @@ MAX_BURST = 20_000
 
 
 class Target(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Which connections an action hits: all, unless a stream or numbers are given."""
+    """Which connections an action hits: all, unless a stream, numbers or a market are given."""
 
     stream: str | None = None
     connections: list[int] | None = None
+    venue: Venue | None = None
 
     def hits(self, connection: Connection) -> bool:
         """Whether this connection is meant."""
         if self.stream is not None and self.stream not in connection.streams:
+            return False
+        if self.venue is not None and self.venue != connection.venue:
             return False
         return self.connections is None or connection.number in self.connections
 
@@ -111,6 +117,7 @@ class Refuse(msgspec.Struct, forbid_unknown_fields=True):
     status: Literal[403, 429, 503] | None = 429
     count: int | None = None
     retry_after_s: int | None = None
+    venue: Venue | None = None
 
 
 class RestTrouble(msgspec.Struct, forbid_unknown_fields=True):
@@ -122,6 +129,28 @@ class RestTrouble(msgspec.Struct, forbid_unknown_fields=True):
     message: str = "An unknown error occurred while processing the request."
     count: int | None = None
     retry_after_s: int | None = None
+    venue: Venue | None = None
+
+
+class Contract(msgspec.Struct, forbid_unknown_fields=True):
+    """Put figures of a contract in place (decimal strings) and keep them; null lets one follow the market again."""
+
+    venue: Venue
+    symbol: str
+    mark: str | None = None
+    bid: str | None = None
+    ask: str | None = None
+    rate: str | None = None
+    halted: bool = False
+
+
+class Funding(msgspec.Struct, forbid_unknown_fields=True):
+    """Settle funding now: of one perpetual, or of all; at a rate and a mark (decimal strings), or as they are."""
+
+    venue: Venue | None = None
+    symbol: str | None = None
+    rate: str | None = None
+    mark: str | None = None
 
 
 class Nothing(msgspec.Struct, forbid_unknown_fields=True):
@@ -135,11 +164,21 @@ class UnknownAction(ValueError):
 class Control:
     """Carries out actions, whether they come over HTTP or from the same process."""
 
-    def __init__(self, exchange: Exchange, hub: Hub, connections: Connections, rest: Rest) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        contracts: Contracts,
+        hub: Hub,
+        futures: Mapping[Venue, ContractHub],
+        connections: Connections,
+        calls: Mapping[Venue, Calls],
+    ) -> None:
         self._exchange = exchange
+        self._contracts = contracts
         self._hub = hub
+        self._futures = futures
         self._connections = connections
-        self._rest = rest
+        self._calls = calls
         self._actions: dict[str, tuple[type[msgspec.Struct], Callable[[Any], Any]]] = {
             "close": (Close, self._close),
             "abort": (Target, self._abort),
@@ -159,6 +198,8 @@ class Control:
             "price": (Price, self._set_price),
             "refuse": (Refuse, self._refuse),
             "rest": (RestTrouble, self._trouble_rest),
+            "contract": (Contract, self._put_contract),
+            "funding": (Funding, self._settle_funding),
             "reset": (Nothing, self._reset),
         }
 
@@ -189,6 +230,7 @@ class Control:
         lines = [
             {
                 "number": connection.number,
+                "venue": connection.venue,
                 "combined": connection.format.combined,
                 "streams": list(connection.streams),
                 "control_messages": connection.requests,
@@ -206,13 +248,13 @@ class Control:
             "refused": connections.refused,
             "closed_for_limits": connections.limit_breaches + sum(connection.breached for connection in connections),
             "busiest_second": max([connections.busiest_second, *(line["busiest_second"] for line in lines)]),
-            "streams": self._hub.active,
+            "streams": self._hub.active + sum(hub.active for hub in self._futures.values()),
             "ticks": self._exchange.ticks,
             "skipped_ticks": self._exchange.skipped_ticks,
             "ticks_per_s": self._exchange.ticks_per_s,
             "clock_shift_ms": self._exchange.shift_us // 1000,
-            "rest_calls": self._rest.calls,
-            "rest_calls_by_path": dict(self._rest.calls_by_path),
+            "rest_calls": sum(calls.by_path.total() for calls in self._calls.values()),
+            "rest_calls_by_path": {path: n for calls in self._calls.values() for path, n in calls.by_path.items()},
         }
 
     async def _show_state(self, _: web.Request) -> web.Response:
@@ -241,16 +283,16 @@ class Control:
 
     def _stall(self, action: Quieten) -> dict[str, Any]:
         if action.new:
-            self._connections.door.silence = "data"
+            self._silence_new(action.venue, "data")
         return self._each(action, lambda connection: connection.fall_silent("data"))
 
     def _blackhole(self, action: Quieten) -> dict[str, Any]:
         if action.new:
-            self._connections.door.silence = "all"
+            self._silence_new(action.venue, "all")
         return self._each(action, lambda connection: connection.fall_silent("all"))
 
     def _resume(self, action: Target) -> dict[str, Any]:
-        self._connections.door.silence = "none"
+        self._silence_new(action.venue, "none")
         return self._each(action, lambda connection: connection.fall_silent("none"))
 
     def _drop(self, action: Spoil) -> dict[str, Any]:
@@ -326,33 +368,71 @@ class Control:
         )
         return {"made_us": made_us}
 
+    def _silence_new(self, venue: Venue | None, silence: Silence) -> None:
+        for each in _meant(venue):
+            self._connections.doors[each].silence = silence
+
     def _refuse(self, action: Refuse) -> None:
-        silence = self._connections.door.silence
-        self._connections.door = Door(
-            refuse_status=action.status,
-            refusals_left=action.count,
-            retry_after_s=action.retry_after_s,
-            silence=silence,
-        )
+        for venue in _meant(action.venue):
+            self._connections.doors[venue] = Door(
+                refuse_status=action.status,
+                refusals_left=action.count,
+                retry_after_s=action.retry_after_s,
+                silence=self._connections.doors[venue].silence,
+            )
 
     def _trouble_rest(self, action: RestTrouble) -> None:
-        self._rest.faults = RestFaults(
-            delay_s=action.delay_s,
-            status=action.status,
-            code=action.code,
-            message=action.message,
-            failures_left=action.count,
-            retry_after_s=action.retry_after_s,
+        for venue in _meant(action.venue):
+            self._calls[venue].faults = RestFaults(
+                delay_s=action.delay_s,
+                status=action.status,
+                code=action.code,
+                message=action.message,
+                failures_left=action.count,
+                retry_after_s=action.retry_after_s,
+            )
+
+    def _put_contract(self, action: Contract) -> None:
+        contract = self._contracts.contract(action.venue, action.symbol)
+        contract.status = "SETTLING" if action.halted else "TRADING"
+        self._contracts.put(
+            contract,
+            mark=_units(action.mark),
+            bid=_units(action.bid),
+            ask=_units(action.ask),
+            rate=None if action.rate is None else _signed_units(action.rate),
         )
+        self._futures[action.venue].show_book(contract)
+
+    def _settle_funding(self, action: Funding) -> dict[str, Any]:
+        time_ms = self._exchange.now_us // 1000
+        rate = None if action.rate is None else _signed_units(action.rate)
+        mark = _units(action.mark)
+        if action.symbol is None:
+            self._contracts.settle(time_ms, rate, mark)
+        else:
+            if action.venue is None:
+                raise ValueError("a symbol needs its venue: linear or inverse")
+            self._contracts.contract(action.venue, action.symbol).settle(time_ms, rate, mark)
+        return {"time_ms": time_ms}
 
     def _reset(self, _: Nothing) -> None:
         """End faults and forget limits; prices and connections stay."""
         self._connections.clear()
-        self._rest.clear()
+        for calls in self._calls.values():
+            calls.clear()
         self._exchange.shift_us = 0
         for connection in self._connections:
             connection.fall_silent("none")
             connection.line = LineFaults()
+
+
+def _meant(venue: Venue | None) -> tuple[Venue, ...]:
+    return VENUES if venue is None else (venue,)
+
+
+def _signed_units(text: str) -> int:
+    return -parse_fixed(text[1:]) if text.startswith("-") else parse_fixed(text)
 
 
 def _units(text: str | None) -> int | None:

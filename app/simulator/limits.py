@@ -6,7 +6,7 @@ import msgspec
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """The limits of the spot API. Times in seconds."""
+    """The limits of the spot API, but for what is said to be of futures. Times in seconds."""
 
     ping_every_s: float = 20.0
     pong_within_s: float = 60.0
@@ -16,6 +16,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     streams_per_connection: int = 1024
     connects_per_5_minutes: int = 300
     weight_per_minute: int = 6000
+    futures_weight_per_minute: int = 2400
+    """Of USDⓈ-M and COIN-M together."""
     refusals_before_ban: int = 5
     first_ban_s: int = 120
     longest_ban_s: int = 3 * 86_400
@@ -30,6 +32,15 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
             pong_within_s=self.pong_within_s / scale,
             life_s=self.life_s / scale,
             shutdown_notice_s=self.shutdown_notice_s / scale,
+        )
+
+    def of_futures(self) -> "Rules":
+        """The same rules as the futures markets have them: rarer pings, more messages."""
+        return msgspec.structs.replace(
+            self,
+            ping_every_s=self.ping_every_s * 9,
+            pong_within_s=self.pong_within_s * 10,
+            messages_per_s=self.messages_per_s * 2,
         )
 
 
@@ -78,7 +89,8 @@ class Refusal(msgspec.Struct, frozen=True):
 class WeightBudget:
     """Request weight per address in fixed minutes; going on after 429 earns a ban that doubles each time."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, per_minute: int, rules: Rules) -> None:
+        self.per_minute = per_minute
         self._rules = rules
         self._minute = -1
         self._used: Counter[str] = Counter()
@@ -97,7 +109,7 @@ class WeightBudget:
         if now_ms < self._banned_until_ms.get(address, 0):
             return self._ban(address, now_ms)
         self._used[address] += weight
-        if self._used[address] <= self._rules.weight_per_minute:
+        if self._used[address] <= self.per_minute:
             return None
         self._refused[address] += 1
         if self._refused[address] > self._rules.refusals_before_ban:

@@ -41,15 +41,15 @@ class Refused(Exception):
         self.fatal = fatal
 
 
-def read_request(text: bytes) -> Request:
-    """Read a request. Raises Refused."""
+def read_request(text: bytes, *, integer_ids: bool = False) -> Request:
+    """Read a request. Raises Refused. ``integer_ids``: futures take no other ids than unsigned integers."""
     try:
         document = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise Refused(INVALID_JSON, "Invalid JSON: expected value at line 1 column 1", {}) from None
     if not isinstance(document, dict):
         raise Refused(INVALID_REQUEST, "Invalid request: expected an object", {})
-    reply_id = _reply_id(document)
+    reply_id = _integer_id(document) if integer_ids else _reply_id(document)
     method = document.get("method")
     if method is None:
         raise Refused(
@@ -80,6 +80,15 @@ def _reply_id(document: dict[str, Any]) -> dict[str, Id]:
             return {"id": text}
     message = "Invalid request: request ID must be an integer, a string of at most 36 characters, or null"
     raise Refused(INVALID_REQUEST, message, {})
+
+
+def _integer_id(document: dict[str, Any]) -> dict[str, Id]:
+    match document.get("id"):
+        case bool():
+            pass
+        case int(number) if 0 <= number < 2**64:
+            return {"id": number}
+    raise Refused(INVALID_REQUEST, "Invalid request: request ID must be an unsigned integer", {})
 
 
 def stream_names(request: Request) -> list[str]:

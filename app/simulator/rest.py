@@ -1,8 +1,6 @@
 """The public REST calls of the spot API, their weights and their errors."""
 
-import asyncio
 import re
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,17 +8,25 @@ import msgspec
 from aiohttp import web
 
 from app.simulator import messages
+from app.simulator.calls import (
+    Calls,
+    Query,
+    RestError,
+    costs,
+    illegal,
+    mandatory,
+    number,
+    rate_limit,
+)
 from app.simulator.candles import DAY_MS, INTERVALS, Candle, interval_closes
 from app.simulator.exchange import Exchange, UnknownSymbol
-from app.simulator.faults import RestFaults
-from app.simulator.limits import Refusal, Rules, WeightBudget
+from app.simulator.limits import Rules, WeightBudget
 from app.simulator.listing import Listing
 from app.simulator.market import Market, TakerOrder
 from app.simulator.wire import ONE, fixed
 
 _SYMBOL_FORM = re.compile(r"[\w\-.]{1,50}")
 _SYMBOL_RANGE = r"^[\w\-._&&[^a-z]]{1,50}$"
-_NUMBER_RANGE = r"^[0-9]{1,20}$"
 _GONE = """<html>
 <head><title>410 Gone</title></head>
 <body>
@@ -29,18 +35,6 @@ _GONE = """<html>
 </body>
 </html>
 """
-
-Query = Any
-
-
-class RestError(Exception):
-    """A call that the exchange refuses with a code and a message."""
-
-    def __init__(self, code: int, message: str, status: int = 400) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.status = status
 
 
 class Selection(NamedTuple):
@@ -56,69 +50,32 @@ class Rest:
     def __init__(self, exchange: Exchange, rules: Rules) -> None:
         self._exchange = exchange
         self._rules = rules
-        self._weights = WeightBudget(rules)
+        self.calls = Calls(exchange, WeightBudget(rules.weight_per_minute, rules))
         self._listed: tuple[int, list[dict[str, Any]]] = (-1, [])
-        self.faults = RestFaults()
-        self.calls_by_path: Counter[str] = Counter()
-
-    @property
-    def calls(self) -> int:
-        """How many calls came in, refused ones too."""
-        return self.calls_by_path.total()
 
     def routes(self) -> list[web.RouteDef]:
         """Every call, with what it costs."""
         api = "/api/v3"
         return [
-            self._route(f"{api}/ping", _costs(1), self._ping),
-            self._route(f"{api}/time", _costs(1), self._time),
-            self._route(f"{api}/exchangeInfo", _costs(20), self._exchange_info),
-            self._route(f"{api}/ticker/price", _one_or_all(2, 4), self._ticker_price),
-            self._route(f"{api}/ticker/bookTicker", _one_or_all(2, 4), self._book_ticker),
-            self._route(f"{api}/ticker/24hr", _day_cost, self._day_ticker),
-            self._route(f"{api}/klines", _costs(2), self._klines),
-            self._route(f"{api}/depth", _depth_cost, self._depth),
-            self._route(f"{api}/avgPrice", _costs(2), self._average_price),
-            self._route(f"{api}/trades", _costs(25), self._trades),
-            self._route(f"{api}/aggTrades", _costs(4), self._aggregate_trades),
+            self.calls.route(f"{api}/ping", costs(1), self._ping),
+            self.calls.route(f"{api}/time", costs(1), self._time),
+            self.calls.route(f"{api}/exchangeInfo", costs(20), self._exchange_info),
+            self.calls.route(f"{api}/ticker/price", _one_or_all(2, 4), self._ticker_price),
+            self.calls.route(f"{api}/ticker/bookTicker", _one_or_all(2, 4), self._book_ticker),
+            self.calls.route(f"{api}/ticker/24hr", _day_cost, self._day_ticker),
+            self.calls.route(f"{api}/klines", costs(2), self._klines),
+            self.calls.route(f"{api}/depth", _depth_cost, self._depth),
+            self.calls.route(f"{api}/avgPrice", costs(2), self._average_price),
+            self.calls.route(f"{api}/trades", costs(25), self._trades),
+            self.calls.route(f"{api}/aggTrades", costs(4), self._aggregate_trades),
             web.route("*", f"{api}/userDataStream", self._gone),
         ]
-
-    def clear(self) -> None:
-        """Forget used weight, bans and faults."""
-        self._weights.clear()
-        self.faults = RestFaults()
-
-    def _route(self, path: str, cost: Callable[[Query], int], answer: Callable[[Query], Any]) -> web.RouteDef:
-        async def call(request: web.Request) -> web.Response:
-            self.calls_by_path[path] += 1
-            if self.faults.delay_s:
-                await asyncio.sleep(self.faults.delay_s)
-            return self._weighed(request, self._answered(request, cost(request.query), answer))
-
-        return web.get(path, call)
-
-    def _answered(self, request: web.Request, cost: int, answer: Callable[[Query], Any]) -> web.Response:
-        refusal = self._weights.spend(request.remote or "", cost, self._now_ms)
-        if refusal is not None:
-            return _refused(refusal)
-        failure = self.faults.failure()
-        if failure is not None:
-            return _failed(failure, self.faults)
-        try:
-            return _json(answer(request.query))
-        except RestError as error:
-            return _json({"code": error.code, "msg": error.message}, status=error.status)
-
-    @property
-    def _now_ms(self) -> int:
-        return self._exchange.now_us // 1000
 
     def _ping(self, _: Query) -> dict[str, Any]:
         return {}
 
     def _time(self, _: Query) -> dict[str, Any]:
-        return {"serverTime": self._now_ms}
+        return {"serverTime": self.calls.now_ms}
 
     def _exchange_info(self, query: Query) -> dict[str, Any]:
         if self._listed[0] != self._exchange.listing_version:
@@ -130,15 +87,15 @@ class Rest:
             symbols = [facts for facts in symbols if facts["symbol"] in wanted]
         if "symbolStatus" in query:
             symbols = [facts for facts in symbols if facts["status"] == query["symbolStatus"]]
-        limits = [_rate_limit("REQUEST_WEIGHT", "MINUTE", 1, self._rules.weight_per_minute)]
+        limits = [rate_limit("REQUEST_WEIGHT", "MINUTE", 1, self._rules.weight_per_minute)]
         limits += [
-            _rate_limit("ORDERS", "SECOND", 10, 100),
-            _rate_limit("ORDERS", "DAY", 1, 200_000),
-            _rate_limit("RAW_REQUESTS", "MINUTE", 5, 300_000),
+            rate_limit("ORDERS", "SECOND", 10, 100),
+            rate_limit("ORDERS", "DAY", 1, 200_000),
+            rate_limit("RAW_REQUESTS", "MINUTE", 5, 300_000),
         ]
         return {
             "timezone": "UTC",
-            "serverTime": self._now_ms,
+            "serverTime": self.calls.now_ms,
             "rateLimits": limits,
             "exchangeFilters": [],
             "symbols": symbols,
@@ -151,28 +108,28 @@ class Rest:
         return self._each(query, _book_ticker)
 
     def _day_ticker(self, query: Query) -> Any:
-        now_ms = self._now_ms
+        now_ms = self.calls.now_ms
         if query.get("type", "FULL") == "MINI":
             return self._each(query, lambda market: _mini_day(market, now_ms))
         return self._each(query, lambda market: _full_day(market, now_ms))
 
     def _klines(self, query: Query) -> list[list[Any]]:
         market = self._market(query)
-        interval = _mandatory(query, "interval")
+        interval = mandatory(query, "interval")
         if interval not in INTERVALS:
             raise RestError(-1120, "Invalid interval.")
-        since, until = _number(query, "startTime"), _number(query, "endTime")
-        limit = min(_number(query, "limit") or 500, 1000)
+        since, until = number(query, "startTime"), number(query, "endTime")
+        limit = min(number(query, "limit") or 500, 1000)
         wanted = [
             candle
-            for candle in market.tape.klines(interval, self._now_ms)
+            for candle in market.tape.klines(interval, self.calls.now_ms)
             if (since is None or candle.opens_ms >= since) and (until is None or candle.opens_ms <= until)
         ]
         return [_kline(candle, interval) for candle in (wanted[:limit] if since is not None else wanted[-limit:])]
 
     def _depth(self, query: Query) -> dict[str, Any]:
         market = self._market(query)
-        bids, asks = market.depth(min(_number(query, "limit") or 100, 5000))
+        bids, asks = market.depth(min(number(query, "limit") or 100, 5000))
         return {
             "lastUpdateId": market.update_id,
             "bids": [(fixed(price), fixed(quantity)) for price, quantity in bids],
@@ -181,17 +138,17 @@ class Rest:
 
     def _average_price(self, query: Query) -> dict[str, Any]:
         market = self._market(query)
-        closes = market.recent[-1].time_us // 1000 if market.recent else self._now_ms
+        closes = market.recent[-1].time_us // 1000 if market.recent else self.calls.now_ms
         return {"mins": 5, "price": fixed(market.tape.recent_average()), "closeTime": closes}
 
     def _trades(self, query: Query) -> list[dict[str, Any]]:
         market = self._market(query)
         trades = [trade for order in market.recent for trade in _single_trades(order)]
-        return trades[-min(_number(query, "limit") or 500, 1000) :]
+        return trades[-min(number(query, "limit") or 500, 1000) :]
 
     def _aggregate_trades(self, query: Query) -> list[dict[str, Any]]:
         market = self._market(query)
-        start, since, until = _number(query, "fromId"), _number(query, "startTime"), _number(query, "endTime")
+        start, since, until = number(query, "fromId"), number(query, "startTime"), number(query, "endTime")
         orders = [
             order
             for order in market.recent
@@ -199,17 +156,12 @@ class Rest:
             and (since is None or order.time_us // 1000 >= since)
             and (until is None or order.time_us // 1000 <= until)
         ]
-        limit = min(_number(query, "limit") or 500, 1000)
+        limit = min(number(query, "limit") or 500, 1000)
         wanted = orders[-limit:] if start is None and since is None else orders[:limit]
         return [_aggregate_trade(order) for order in wanted]
 
     async def _gone(self, request: web.Request) -> web.Response:
-        return self._weighed(request, web.Response(status=410, text=_GONE, content_type="text/html"))
-
-    def _weighed(self, request: web.Request, response: web.Response) -> web.Response:
-        used = self._weights.used(request.remote or "", self._now_ms)
-        response.headers["X-MBX-USED-WEIGHT"] = response.headers["X-MBX-USED-WEIGHT-1M"] = str(used)
-        return response
+        return self.calls.weighed(request, web.Response(status=410, text=_GONE, content_type="text/html"))
 
     def _each(self, query: Query, view: Callable[[Market], dict[str, Any]]) -> Any:
         selection = self._selection(query)
@@ -225,19 +177,15 @@ class Rest:
         return Selection(list(self._exchange.markets.values()), one=False)
 
     def _market(self, query: Query) -> Market:
-        return self._listed_market(_mandatory(query, "symbol"))
+        return self._listed_market(mandatory(query, "symbol"))
 
     def _listed_market(self, symbol: str) -> Market:
         if not _SYMBOL_FORM.fullmatch(symbol) or any("a" <= letter <= "z" for letter in symbol):
-            raise _illegal("symbol", _SYMBOL_RANGE)
+            raise illegal("symbol", _SYMBOL_RANGE)
         try:
             return self._exchange.market(symbol)
         except UnknownSymbol:
             raise RestError(-1121, "Invalid symbol.") from None
-
-
-def _costs(weight: int) -> Callable[[Query], int]:
-    return lambda _: weight
 
 
 def _one_or_all(one: int, many: int) -> Callable[[Query], int]:
@@ -259,67 +207,14 @@ def _depth_cost(query: Query) -> int:
     return next((weight for most, weight in ((100, 5), (500, 25), (1000, 50)) if levels <= most), 250)
 
 
-def _json(answer: Any, status: int = 200) -> web.Response:
-    return web.Response(
-        status=status, body=msgspec.json.encode(answer), content_type="application/json", charset="utf-8"
-    )
-
-
-def _refused(refusal: Refusal) -> web.Response:
-    if refusal.banned_until_ms is not None:
-        message = (
-            f"Way too much request weight used; IP banned until {refusal.banned_until_ms}. "
-            "Please use WebSocket Streams for live updates to avoid bans."
-        )
-    else:
-        message = (
-            "Too much request weight used; current limit is 6000 request weight per 1 MINUTE. "
-            "Please use WebSocket Streams for live updates to avoid polling the API."
-        )
-    response = _json({"code": -1003, "msg": message}, status=refusal.status)
-    response.headers["Retry-After"] = str(refusal.retry_after_s)
-    return response
-
-
-def _failed(status: int, faults: RestFaults) -> web.Response:
-    response = _json({"code": faults.code, "msg": faults.message}, status=status)
-    if faults.retry_after_s is not None:
-        response.headers["Retry-After"] = str(faults.retry_after_s)
-    return response
-
-
-def _illegal(name: str, legal: str) -> RestError:
-    return RestError(-1100, f"Illegal characters found in parameter '{name}'; legal range is '{legal}'.")
-
-
-def _mandatory(query: Query, name: str) -> str:
-    value = query.get(name, "")
-    if not value:
-        raise RestError(-1102, f"Mandatory parameter '{name}' was not sent, was empty/null, or malformed.")
-    return str(value)
-
-
-def _number(query: Query, name: str) -> int | None:
-    value = query.get(name)
-    if value is None:
-        return None
-    if not re.fullmatch("[0-9]{1,20}", value):
-        raise _illegal(name, _NUMBER_RANGE)
-    return int(value)
-
-
 def _symbols(query: Query) -> list[str]:
     try:
         symbols = msgspec.json.decode(query["symbols"], type=list[str])
     except msgspec.MsgspecError:
         symbols = []
     if not symbols:
-        raise _illegal("symbols", r'^\["[\w\-._&&[^a-z]]{1,50}"(,"[\w\-._&&[^a-z]]{1,50}"){0,}\]$')
+        raise illegal("symbols", r'^\["[\w\-._&&[^a-z]]{1,50}"(,"[\w\-._&&[^a-z]]{1,50}"){0,}\]$')
     return symbols
-
-
-def _rate_limit(kind: str, interval: str, number: int, limit: int) -> dict[str, Any]:
-    return {"rateLimitType": kind, "interval": interval, "intervalNum": number, "limit": limit}
 
 
 def _symbol_facts(market: Market) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """The WebSocket side: paths, upgrades and the subscribe protocol."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from app.simulator.connection import Connection
+from app.simulator.contract_streams import StreamSource
 from app.simulator.exchange import Exchange
 from app.simulator.faults import Door
 from app.simulator.limits import ConnectBudget, Rules
@@ -23,8 +24,8 @@ from app.simulator.requests import (
     result_reply,
     stream_names,
 )
-from app.simulator.streams import Hub
 from app.simulator.topics import Format
+from app.simulator.venues import VENUES, Route, Venue, venue_of
 from app.simulator.ws_api import api_reply
 
 _CLOSE_WAIT_S = 1.0
@@ -34,14 +35,17 @@ _LARGEST_REQUEST = 1024 * 1024
 class Connections:
     """Every open connection, and which of them have something to send."""
 
-    def __init__(self, exchange: Exchange, hub: Hub, rules: Rules) -> None:
+    def __init__(
+        self, exchange: Exchange, sources: Mapping[tuple[Venue, Route | None], StreamSource], rules: Rules
+    ) -> None:
         self._exchange = exchange
-        self._hub = hub
+        self._sources = sources
         self._rules = rules
+        self._futures_rules = rules.of_futures()
         self._open: dict[int, Connection] = {}
         self._to_flush: list[Connection] = []
         self._budget = ConnectBudget(rules.connects_per_5_minutes)
-        self.door = Door()
+        self.doors: dict[Venue, Door] = {venue: Door() for venue in VENUES}
         self.opened = 0
         self.refused = 0
         self.limit_breaches = 0
@@ -59,7 +63,7 @@ class Connections:
     def clear(self) -> None:
         """Forget connection attempts and faults at the door."""
         self._budget.clear()
-        self.door = Door()
+        self.doors = {venue: Door() for venue in VENUES}
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Accept a connection on any path that holds ``ws`` or ``stream``, and serve it until it ends."""
@@ -68,7 +72,7 @@ class Connections:
             raise web.HTTPNotFound
         if not request.headers.get("Upgrade"):
             raise web.HTTPBadRequest
-        refusal = self._refusal(request)
+        refusal = self._refusal(request, self.doors[place.venue])
         if refusal is not None:
             self.refused += 1
             return refusal
@@ -93,12 +97,15 @@ class Connections:
             transport=transport,
             wanted=Format(place.combined, 1 if micro else 1000),
             is_api=place.is_api,
-            rules=self._rules,
+            venue=place.venue,
+            source=self._sources[place.venue, place.route],
+            rules=self._rules if place.venue == "spot" else self._futures_rules,
             clock=lambda: self._exchange.now_us,
             wants_flush=self._to_flush_next,
         )
-        if self.door.silence != "none":
-            connection.fall_silent(self.door.silence)
+        silence = self.doors[place.venue].silence
+        if silence != "none":
+            connection.fall_silent(silence)
         return connection
 
     def _to_flush_next(self, connection: Connection) -> None:
@@ -115,19 +122,19 @@ class Connections:
             self.limit_breaches += connection.breached
             self.busiest_second = max(self.busiest_second, connection.busiest_second)
 
-    def _refusal(self, request: web.Request) -> web.Response | None:
-        status = self.door.refusal()
+    def _refusal(self, request: web.Request, door: Door) -> web.Response | None:
+        status = door.refusal()
         if status is None and not self._budget.admits(request.remote or "", asyncio.get_running_loop().time()):
             status = 429
         if status is None:
             return None
-        retry_after = self.door.retry_after_s
+        retry_after = door.retry_after_s
         headers = {"Retry-After": str(retry_after)} if retry_after is not None else {}
         return web.Response(status=status, headers=headers)
 
     def _answer(self, connection: Connection, text: bytes) -> None:
         try:
-            request = read_request(text)
+            request = read_request(text, integer_ids=connection.venue != "spot")
             result = self._carry_out(connection, request)
         except Refused as refused:
             connection.reply(error_reply(refused))
@@ -162,13 +169,13 @@ class Connections:
     def _subscribe(self, connection: Connection, names: list[str]) -> None:
         for name in names:
             connection.streams[name] = None
-            self._hub.subscribe(name, connection)
+            connection.source.subscribe(name, connection)
 
     def _unsubscribe(self, connection: Connection, names: list[str]) -> None:
         for name in names:
             if name in connection.streams:
                 del connection.streams[name]
-                self._hub.unsubscribe(name, connection)
+                connection.source.unsubscribe(name, connection)
 
     def _reformat(self, connection: Connection, *, combined: bool) -> None:
         names = list(connection.streams)
@@ -183,16 +190,20 @@ class _Place(msgspec.Struct, frozen=True):
     combined: bool = False
     is_api: bool = False
     streams: list[str] = []
+    venue: Venue = "spot"
+    route: Route | None = None
 
 
 def _place(request: web.Request) -> _Place | None:
     """Read a path: any prefix, then ``ws`` with streams behind it, or ``stream`` with them in the query."""
     segments = request.path.split("/")
     for index, segment in enumerate(segments):
+        venue, route = venue_of(segments[:index])
         if segment == "ws":
-            return _Place(streams=_known_form(segments[index + 1 :]))
+            return _Place(streams=_known_form(segments[index + 1 :]), venue=venue, route=route)
         if segment == "stream":
-            return _Place(combined=True, streams=_known_form(request.query.get("streams", "").split("/")))
+            streams = _known_form(request.query.get("streams", "").split("/"))
+            return _Place(combined=True, streams=streams, venue=venue, route=route)
         if segment == "ws-api":
             return _Place(is_api=True)
     return None

@@ -1,8 +1,9 @@
 """What the server answers to each client message."""
 
 import time
-from collections.abc import Callable
-from typing import assert_never
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, assert_never
 
 from app.domain import protocol
 from app.domain.protocol import Channel, InvalidMessage, SymbolResult
@@ -72,10 +73,10 @@ class Answers:
             )
         )
 
-    async def answer(self, connection: Connection, text: str | None) -> None:
-        """Carry out one message (None: it was binary).
+    def answer(self, connection: Connection, text: str | None) -> Coroutine[Any, Any, None] | None:
+        """Carry out one message (None: it was binary), or give what carries it out where that takes time.
 
-        Raises InvalidMessage, with nothing changed, where it is not in the protocol.
+        Raises InvalidMessage, with nothing changed, where it is not in the protocol; so may what is given.
         """
         if text is None:
             raise InvalidMessage("malformed", "messages are text", None)
@@ -88,11 +89,12 @@ class Answers:
             case protocol.Configure():
                 self._configure(connection, message)
             case protocol.Resume():
-                await self._resume(connection, message)
+                return self._resume(connection, message)
             case protocol.Ping():
                 _reply(connection, protocol.Pong(id=message.id, server_time_ms=_now_ms()))
             case _:
                 assert_never(message)
+        return None
 
     def _subscribe(self, connection: Connection, message: protocol.Subscribe) -> None:
         channel = _channel(message)
@@ -206,8 +208,8 @@ class Answers:
 
     def _replay(self, connection: Connection, message: protocol.Resume, missed: list[EventNotice]) -> None:
         """Queue the missed events, the word that they are all there, and what came meanwhile."""
-        meanwhile = list(connection.events)
-        connection.events.clear()
+        meanwhile = connection.events or ()
+        connection.events = deque()
         connection.event_seq = message.events.seq
         now = self._clock()
         for notice in missed:

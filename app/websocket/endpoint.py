@@ -1,7 +1,6 @@
 """``GET /api/v1/stream``: one conversation, from the handshake to the end."""
 
 import asyncio
-import time
 from typing import cast
 from uuid import uuid4
 
@@ -10,15 +9,13 @@ from fastapi import APIRouter, Request, WebSocket
 from starlette.responses import JSONResponse, Response
 from starlette.routing import WebSocketRoute
 
-from app.domain.protocol import SUBPROTOCOL, Close, InvalidMessage
+from app.domain.protocol import SUBPROTOCOL
 from app.websocket.admission import Identity, Refusal, admit
-from app.websocket.answers import refuse
 from app.websocket.asyncapi import document as asyncapi_document
-from app.websocket.connection import Connection, IsolationBreach
-from app.websocket.limits import MessageBudget
-from app.websocket.outlet import Outlet, QueuedOutlet, RawOutlet
+from app.websocket.conversation import Conversation, begin
+from app.websocket.outlet import QueuedOutlet
 from app.websocket.stream import Stream
-from app.websocket.transport import RAW_FRAMES
+from app.websocket.transport import RAW_FRAMES, RawWebSocket
 
 log = structlog.get_logger(__name__)
 
@@ -41,33 +38,36 @@ async def stream_without_upgrade(request: Request) -> Response:
 
 
 async def stream(websocket: WebSocket) -> None:
-    """Decide about the handshake, then read until either side ends it.
+    """Decide about the handshake. Where the server offers it, the socket is taken over and this ends; else it reads.
 
     The lifespan puts the process's :class:`Stream` into its state as ``stream``.
     """
     opened = cast("Stream", websocket.state.stream)
     address = websocket.client.host if websocket.client is not None else None
-    verdict = opened.manager.refusal(address) or await admit(websocket, opened.sessions, opened.origins)
+    with opened.manager.letting_in():
+        verdict = opened.manager.refusal(address) or await admit(websocket, opened.sessions, opened.origins)
     # Asked again, for others of a crowd were admitted meanwhile.
     verdict = opened.manager.refusal(address) or verdict
     if isinstance(verdict, Refusal):
         await websocket.send_denial_response(_problem(verdict))
         return
     await websocket.accept(subprotocol=SUBPROTOCOL)
-    raw = websocket.scope.get("extensions", {}).get(RAW_FRAMES)
+    raw: RawWebSocket | None = websocket.scope.get("extensions", {}).get(RAW_FRAMES)
     if raw is not None:
-        await _converse(websocket, opened, verdict, address, RawOutlet(raw))
+        conversation = begin(opened, verdict, address, raw)
+        if conversation is not None:
+            raw.take_over(conversation)
         return
-    queued = QueuedOutlet(websocket.send_text, websocket.close, stall_s=opened.limits.stall_s)
-    await _converse_queued(websocket, opened, verdict, address, queued)
+    await _converse_queued(websocket, opened, verdict, address)
 
 
-async def _converse_queued(
-    websocket: WebSocket, opened: Stream, identity: Identity, address: str | None, outlet: QueuedOutlet
-) -> None:
-    """The same conversation with a writer task beside it."""
+async def _converse_queued(websocket: WebSocket, opened: Stream, identity: Identity, address: str | None) -> None:
+    """The same conversation on any other server: a task that reads, and one beside it that writes."""
+    outlet = QueuedOutlet(websocket.send_text, websocket.close, stall_s=opened.limits.stall_s)
     writer = asyncio.create_task(outlet.run(), name="stream.writer")
-    reader = asyncio.create_task(_converse(websocket, opened, identity, address, outlet), name="stream.reader")
+    reader = asyncio.create_task(
+        _read(websocket, begin(opened, identity, address, outlet), outlet), name="stream.reader"
+    )
     try:
         await asyncio.wait([writer, reader], return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -79,67 +79,19 @@ async def _converse_queued(
             log.info("stream.conversation_ended", reason=type(error).__name__)
 
 
-async def _converse(
-    websocket: WebSocket, opened: Stream, identity: Identity, address: str | None, outlet: Outlet
-) -> None:
-    if not opened.manager.has_room_for(identity.user_id) or opened.manager.refusal(address) is not None:
-        outlet.close(Close.TOO_MANY_CONNECTIONS, "too many connections")
-        await _read_to_the_end(websocket)
-        return
-    connection = opened.manager.enter(identity, address, outlet)
-    try:
-        outlet.send(opened.answers.hello(connection))
-        opened.manager.begin(connection)
-        await _read(websocket, opened, connection)
-    except IsolationBreach:
-        log.exception("stream.isolation_breached")
-        opened.crash()
-        raise
-    except Exception:
-        log.exception("stream.conversation_failed")
-        connection.close(Close.INTERNAL_ERROR, "internal error")
-        raise
-    finally:
-        opened.manager.leave(connection)
-
-
-async def _read(websocket: WebSocket, opened: Stream, connection: Connection) -> None:
+async def _read(websocket: WebSocket, conversation: Conversation | None, outlet: QueuedOutlet) -> None:
     """Carry out messages until the client is gone. One at a time, and none while the client does not read."""
-    budget = MessageBudget(opened.limits.max_messages_per_s)
-    while True:
-        message = await websocket.receive()
-        if message["type"] == "websocket.disconnect":
-            return
-        if connection.is_closed:
-            continue
-        await _take(opened, connection, budget, message.get("text"))
-        await connection.outlet.wait_writable()
-
-
-async def _take(opened: Stream, connection: Connection, budget: MessageBudget, text: str | None) -> None:
-    now = time.monotonic()
-    if not budget.take(now):
-        if budget.is_abused:
-            connection.close(Close.RATE_LIMITED, "too many messages")
-        elif budget.is_first_refusal:
-            most = opened.limits.max_messages_per_s
-            refuse(connection, "rate_limited", f"at most {most} messages a second; this one was not carried out", None)
-        return
-    if text is not None and len(text) > opened.limits.max_message_bytes:
-        connection.close(Close.TOO_BIG, "message too big")
-        return
     try:
-        await opened.answers.answer(connection, text)
-    except InvalidMessage as error:
-        refuse(connection, error.code, error.detail, error.request_id)
-        if not budget.take_malformed(now):
-            connection.close(Close.POLICY, "too many invalid messages")
-
-
-async def _read_to_the_end(websocket: WebSocket) -> None:
-    """Wait for the client to take the close."""
-    while (await websocket.receive())["type"] != "websocket.disconnect":
-        pass
+        while (message := await websocket.receive())["type"] != "websocket.disconnect":
+            if conversation is None:
+                continue
+            work = conversation.take(message.get("text"))
+            if work is not None:
+                await work
+            await outlet.wait_writable()
+    finally:
+        if conversation is not None:
+            conversation.gone()
 
 
 def _problem(refusal: Refusal, request_id: str | None = None) -> JSONResponse:

@@ -5,48 +5,105 @@ are encoded once for everybody and a join of strings is the cheapest join there
 is. "Since" is always the ordinal of the last commit a connection has seen.
 """
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Sequence
+from operator import attrgetter
+from typing import NamedTuple
 
 from app.domain.decimals import format_units
+from app.domain.positions import Realized
 from app.domain.statements import totals_statement
 from app.domain.valuation import Totals, fraction
+from app.websocket import reporting
 from app.websocket.json_text import flag, json_text, quoted
 from app.websocket.lane import Lane
 from app.websocket.mirror import Mark, Row, UserView
+from app.websocket.moved import (
+    Seen,
+    is_stale,
+    moved_of,
+    moved_rows,
+    moved_totals,
+    unpriced,
+    unrealized,
+    user_unrealized,
+)
 from app.websocket.state import StreamState, WatchedPrice
+
+_event_ms = attrgetter("event_ms")
 
 
 class Interest(NamedTuple):
-    """What an update may hold for one connection."""
+    """What an update may hold for one connection, which has seen everything up to the commit ``since``."""
 
-    watched: Iterable[WatchedPrice]
+    lane: Lane
+    """Whose place in the stream the frame has: the lane of the user."""
+    watched: Collection[WatchedPrice]
     view: UserView | None
     pnl: bool
     positions: bool
-    lane: Lane | None = None
-    """Whose place in the stream the frame has: the lane of the user, which goes without saying if there is one."""
+    since: int
+    pnl_since: int
+    positions_since: int
+    """A snapshot may have shown more of a channel than was seen of the others."""
+    merged: int
+    """How many price flushes the frame stands for."""
 
 
-def update(state: StreamState, interest: Interest, since: int, merged: int) -> str | None:
-    """The ``update`` frame of all that changed since a commit, or None where nothing did."""
-    prices, event_ms = _changed_prices(interest.watched, since)
-    parts = [f'"prices":[{",".join(prices)}]'] if prices else []
-    view = interest.view
-    lane = interest.lane or state.only_lane
-    if view is not None:
-        if interest.pnl and pnl_changed(lane, view, since):
-            parts.append(f'"pnl":{{{_pnl_fields(lane, view)}}}')
-        if interest.positions:
-            rows = _changed_rows(lane, view, since)
-            if rows:
-                parts.append(f'"positions":[{",".join(rows)}]')
-    if not parts:
-        return None
-    return (
-        f'{{"type":"update",{_place(lane)},"event_ms":{event_ms or lane.event_ms},'
-        f'"merged":{max(merged, 1)},{",".join(parts)}}}'
+def updates(interests: Sequence[Interest]) -> list[str | None]:
+    """For each the ``update`` frame of all that changed since, or None where nothing did."""
+    lanes = {interest.lane for interest in interests}
+    if len(lanes) == 1:
+        return _updates(lanes.pop(), interests)
+    found: list[str | None] = [None] * len(interests)
+    for lane in lanes:
+        indexes = [index for index, interest in enumerate(interests) if interest.lane is lane]
+        texts = _updates(lane, [interests[index] for index in indexes])
+        for index, text in zip(indexes, texts, strict=True):
+            found[index] = text
+    return found
+
+
+def _updates(lane: Lane, interests: Sequence[Interest]) -> list[str | None]:
+    """The same for users of one lane."""
+    totals = iter(moved_totals(lane, [Seen(one.view, one.pnl_since) for one in interests if one.view and one.pnl]))
+    rows = iter(
+        _changed_rows(lane, [Seen(one.view, one.positions_since) for one in interests if one.view and one.positions])
     )
+    place = f'{{"type":"update",{_place(lane)},"event_ms":'
+    found: list[str | None] = []
+    for _, watched, view, pnl, positions, since, _, _, merged in interests:
+        text, event_ms = "", 0
+        prices = [one for one in watched if one.changed > since]
+        if prices:
+            event_ms = max(map(_event_ms, prices))
+            text = f',"prices":[{",".join([one.text or one.encoded() for one in prices])}]'
+        if pnl and view and (total := next(totals)):
+            text += f',"pnl":{total}'
+        if positions and view and (changed := next(rows)):
+            text += f',"positions":[{",".join(changed)}]'
+        if text:
+            text = f'{place}{event_ms or lane.event_ms},"merged":{merged if merged > 1 else 1}{text}}}'
+        found.append(text or None)
+    return found
+
+
+def _changed_rows(lane: Lane, asked: Sequence[Seen]) -> list[list[str]]:
+    """Rows of which only the price moved in short, those whose structure changed whole, closed ones last."""
+    moved = iter(moved_rows(lane, [one for one in asked if one.view.changed <= one.since]))
+    return [next(moved) if view.changed <= since else _restructured(lane, view, since) for view, since in asked]
+
+
+def _restructured(lane: Lane, view: UserView, since: int) -> list[str]:
+    moved = iter(moved_rows(lane, [Seen(view, since)])[0])
+    rows: list[str] = []
+    for row, has_moved in zip(view.ordered_rows, moved_of(lane, view, since), strict=True):
+        text = next(moved) if has_moved else None
+        if row.changed > since:
+            rows.append(_whole_row(lane, row))
+        elif text is not None:
+            rows.append(text)
+    rows.extend(_closed_row(lane, row) for ordinal, row in view.closed or () if ordinal > since)
+    return rows
 
 
 def prices_snapshot(lane: Lane, watched: Iterable[WatchedPrice]) -> str:
@@ -68,43 +125,33 @@ def positions_snapshot(state: StreamState, view: UserView) -> str:
     return f'{{"type":"snapshot","channel":"positions",{_place(lane)},"positions":[{rows}]}}'
 
 
-def pnl_changed(lane: Lane, view: UserView, since: int) -> bool:
-    """Whether a user's totals, or what is said about them, changed since a commit."""
-    mirror = lane.mirror
-    return (
-        view.changed > since
-        or mirror.user_unrealized.changed_at(view.slot) > since
-        or lane.silenced > since
-        or (mirror.flagged > since and any(_flagged_at(mirror.marks.get(s)) > since for s in view.symbols))
-    )
-
-
 def totals(state: StreamState, view: UserView) -> Totals:
     """A user's totals, as at the stream's position."""
     lane = state.lane_of(view.user_id)
-    mirror = lane.mirror
     long_exposure = short_exposure = 0
     ages: list[int] = []
     for row in view.rows.values():
-        value = _unrealized(lane, row)
-        if value is None or not row.counts:
+        parts = reporting.reported(lane, row, unrealized(lane, row))
+        if parts is None:
             continue
-        market_value = value + row.cost_basis
-        long_exposure += max(market_value, 0)
-        short_exposure += min(market_value, 0)
-        ages.append(max(0, lane.as_of_ms - mirror.marks[row.symbol].fresh_ms))
+        long_exposure += max(parts[0], 0)
+        short_exposure += min(parts[0], 0)
+        rate = reporting.rate_of(lane, row)
+        fresh_ms = row.mark.fresh_ms if rate is None else min(row.mark.fresh_ms, rate.fresh_ms)
+        ages.append(max(0, lane.as_of_ms - fresh_ms))
+    effect, _ = reporting.effect(lane, view)
     return Totals(
         currency=view.currency,
-        unrealized_pnl=_user_unrealized(lane, view),
-        realized_pnl_gross=view.realized_pnl_gross,
-        fees=view.fees,
-        funding=view.funding,
+        unrealized_pnl=user_unrealized(lane, view),
+        realized=Realized(gross=view.realized_pnl_gross, fees=view.fees, funding=view.funding),
+        fx_pnl=effect,
+        net_deposits=view.net_deposits,
         day_base=view.day_base,
         gross_exposure=long_exposure - short_exposure,
         net_exposure=long_exposure + short_exposure,
-        unpriced=tuple(_unpriced(lane, view)),
+        unpriced=tuple(unpriced(lane, view)),
         fees_are_complete=view.fees_are_complete,
-        is_stale=_is_stale(lane, view),
+        is_stale=is_stale(lane, view),
         oldest_price_age_ms=max(ages, default=None),
     )
 
@@ -113,158 +160,33 @@ def _place(lane: Lane) -> str:
     return f'"epoch":{lane.position.epoch},"seq":{lane.position.seq},"as_of_ms":{lane.as_of_ms}'
 
 
-def _changed_prices(watched: Iterable[WatchedPrice], since: int) -> tuple[list[str], int]:
-    """Encoded rows, and the newest exchange time among them."""
-    rows: list[str] = []
-    event_ms = 0
-    for one in watched:
-        if one.changed > since:
-            rows.append(one.text or one.encoded())
-            if one.event_ms > event_ms:
-                event_ms = one.event_ms
-    return rows, event_ms
-
-
-def _pnl_fields(lane: Lane, view: UserView) -> str:
-    unrealized = _user_unrealized(lane, view)
-    realized = view.realized_pnl
-    total = unrealized + realized
-    day = None if view.day_base is None else format_units(total - view.day_base)
-    unpriced = _unpriced(lane, view)
-    written = format_units(total)
-    return (
-        f'"unrealized_pnl":"{format_units(unrealized)}","realized_pnl":"{format_units(realized)}",'
-        f'"total_pnl":"{written}","day_pnl":{quoted(day)},"equity":"{written}",'
-        f'"is_complete":{flag(view.fees_are_complete and not unpriced)},"is_stale":{flag(_is_stale(lane, view))},'
-        f'"unpriced":{json_text(unpriced) if unpriced else "[]"}'
-    )
-
-
-def _user_unrealized(lane: Lane, view: UserView) -> int:
-    """The user's total as it came; before it ever came, the sum of the rows that are known."""
-    value = lane.mirror.user_unrealized.value(view.slot)
-    if value is not None:
-        return value
-    return sum(_unrealized(lane, row) or 0 for row in view.rows.values() if row.counts)
-
-
-def _unrealized(lane: Lane, row: Row) -> int | None:
-    """A row's unrealised P&L, or None where its symbol has no price (or its figure has not come)."""
-    mark = lane.mirror.marks.get(row.symbol)
-    if mark is None or mark.price is None:
-        return None
-    return lane.mirror.row_unrealized.value(row.slot)
-
-
-def _unpriced(lane: Lane, view: UserView) -> list[str]:
-    if view.symbols <= lane.mirror.priced and not view.foreign_symbols:
-        return []
-    return sorted((view.symbols - lane.mirror.priced) | view.foreign_symbols)
-
-
-def _is_stale(lane: Lane, view: UserView) -> bool:
-    if lane.is_silent:
-        return bool(view.rows)
-    return not view.symbols.isdisjoint(lane.mirror.stale)
-
-
-def _flagged_at(mark: Mark | None) -> int:
-    return 0 if mark is None else mark.flagged
-
-
-def _changed_rows(lane: Lane, view: UserView, since: int) -> list[str]:
-    """Rows of which only the price moved in short, those whose structure changed whole, closed ones last."""
-    rows: list[str] = []
-    if view.changed <= since:
-        _append_moved(rows, lane, view, since)
-        return rows
-    for row, has_moved in zip(view.rows.values(), _moved(lane, view, since), strict=True):
-        if row.changed > since:
-            rows.append(_whole_row(lane, row))
-        elif has_moved:
-            rows.append(_moved_row(lane, row, _unrealized(lane, row)))
-    rows.extend(_closed_row(lane, row) for ordinal, row in view.closed if ordinal > since)
-    return rows
-
-
-def _append_moved(rows: list[str], lane: Lane, view: UserView, since: int) -> None:
-    """The common case, kept tight: no structure changed."""
-    if not view.rows:
-        return
-    figures = lane.mirror.row_unrealized
-    slots = view.slots
-    indexes = _moved_mask(lane, view, since).nonzero()[0]
-    if not len(indexes):
-        return
-    chosen = slots[indexes]
-    known = (figures.changed[chosen] > 0).tolist()
-    values = zip(figures.high[chosen].tolist(), figures.low[chosen].tolist(), known, strict=True)
-    in_order = view.ordered_rows
-    for index, (high, low, is_known) in zip(indexes.tolist(), values, strict=True):
-        rows.append(_moved_row(lane, in_order[index], (high << 64) | low if is_known else None))
-
-
-def _moved(lane: Lane, view: UserView, since: int) -> list[bool]:
-    return _moved_mask(lane, view, since).tolist() if view.rows else []
-
-
-def _moved_mask(lane: Lane, view: UserView, since: int) -> Any:
-    """One bool per open row, in order: whether its figure, or what is said about it, changed."""
-    mirror = lane.mirror
-    mask = mirror.row_unrealized.changed[view.slots] > since
-    if lane.silenced > since:
-        mask[:] = True
-    elif mirror.flagged > since:
-        for index, row in enumerate(view.ordered_rows):
-            if _flagged_at(mirror.marks.get(row.symbol)) > since:
-                mask[index] = True
-    return mask
-
-
-def _moved_row(lane: Lane, row: Row, value: int | None) -> str:
-    mark = lane.mirror.marks.get(row.symbol)
-    if mark is None or mark.price is None or value is None:
-        return (
-            f'{row.head}"mark_price":null,"unrealized_pnl":null,"unrealized_pnl_pct":null,'
-            f'"is_stale":false,"version":{row.version}}}'
-        )
-    return (
-        f'{row.head}"mark_price":"{mark.price}","unrealized_pnl":"{format_units(value)}",'
-        f'"unrealized_pnl_pct":{quoted(fraction(value, row.cost_basis))},'
-        f'"is_stale":{flag(mark.is_stale or lane.is_silent)},"version":{row.version}}}'
-    )
-
-
 def _whole_row(lane: Lane, row: Row) -> str:
-    value = _unrealized(lane, row)
-    mark = lane.mirror.marks.get(row.symbol)
-    is_stale = value is not None and mark is not None and (mark.is_stale or lane.is_silent)
-    return _joined(row, _mark_fields(lane, mark) | _moving_fields(row, value) | {"is_stale": is_stale})
+    value = unrealized(lane, row)
+    mark = row.mark
+    is_old = value is not None and (mark.is_stale or lane.is_silent or reporting.is_stale(lane, row))
+    return _joined(lane, row, value, mark, is_old=is_old)
 
 
 def _closed_row(lane: Lane, row: Row) -> str:
-    """A closed position: worth nothing, and all of its P&L is realised."""
-    mark = lane.mirror.marks.get(row.symbol)
-    return _joined(row, _mark_fields(lane, mark) | _moving_fields(row, 0) | {"is_stale": False})
+    """A closed position: worth nothing, without a mark, and all of its P&L is realised."""
+    return _joined(lane, row, 0, None, is_old=False)
 
 
-def _joined(row: Row, moving: dict[str, Any]) -> str:
-    return f"{row.statement},{json_text(moving)[1:]}"
-
-
-def _mark_fields(lane: Lane, mark: Mark | None) -> dict[str, Any]:
+def _joined(lane: Lane, row: Row, value: int | None, mark: Mark | None, *, is_old: bool) -> str:
     if mark is None or mark.price is None:
-        return {"mark_price": None, "price_source": None, "mark_age_ms": None}
-    age_ms = max(0, lane.as_of_ms - mark.fresh_ms)
-    return {"mark_price": mark.price, "price_source": mark.source, "mark_age_ms": age_ms}
+        known = '"mark_price":null,"price_source":null,"mark_age_ms":null'
+    else:
+        age_ms = max(0, lane.as_of_ms - mark.fresh_ms)
+        known = f'"mark_price":"{mark.price}","price_source":{quoted(mark.source)},"mark_age_ms":{age_ms}'
+    reported = reporting.reported_fields(lane, row, value)
+    return f'{row.statement},{known},{_moving_fields(row, value)},{reported},"is_stale":{flag(is_old)}}}'
 
 
-def _moving_fields(row: Row, value: int | None) -> dict[str, Any]:
+def _moving_fields(row: Row, value: int | None) -> str:
     if value is None:
-        return dict.fromkeys(("market_value", "unrealized_pnl", "unrealized_pnl_pct", "total_pnl"))
-    return {
-        "market_value": format_units(value + row.cost_basis),
-        "unrealized_pnl": format_units(value),
-        "unrealized_pnl_pct": fraction(value, row.cost_basis),
-        "total_pnl": format_units(value + row.realized_pnl),
-    }
+        return '"market_value":null,"unrealized_pnl":null,"unrealized_pnl_pct":null,"total_pnl":null'
+    return (
+        f'"market_value":"{format_units(value + row.cost_basis)}","unrealized_pnl":"{format_units(value)}",'
+        f'"unrealized_pnl_pct":{quoted(fraction(value, row.cost_basis))},'
+        f'"total_pnl":"{format_units(value + row.realized_pnl)}"'
+    )

@@ -1,5 +1,7 @@
 """How well the stream is: who is silent, and what clients are told of it."""
 
+import msgspec
+
 from app.bus.prices import NO_FEED
 from app.domain.prices import Feed
 
@@ -32,7 +34,7 @@ class StreamHealth:
     def note_feed(self, feed: Feed) -> None:
         """What the price worker says of its exchange connection."""
         said, self._feed = self._feed, feed
-        if (said.state, said.source, said.simulated) != (feed.state, feed.source, feed.simulated):
+        if msgspec.structs.replace(said, age_ms=None) != msgspec.structs.replace(feed, age_ms=None):
             self.version += 1
 
     def note_bus(self, *, is_down: bool) -> None:

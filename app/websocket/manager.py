@@ -3,7 +3,8 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
 from uuid import uuid4
 
 import structlog
@@ -62,6 +63,15 @@ class ConnectionManager:
         """Users here whose P&L has not come."""
         here = self._subscriptions.users.all_keys()
         return set(here).difference(*(lane.mirror.users for lane in self._state.lanes))
+
+    @contextmanager
+    def letting_in(self) -> Iterator[None]:
+        """Count somebody who is in his handshake while the block runs."""
+        self._schedule.arriving += 1
+        try:
+            yield
+        finally:
+            self._schedule.arriving -= 1
 
     def refusal(self, address: str | None) -> Refusal | None:
         """Why nobody more is taken in, from this address or at all: said before the handshake is answered."""
@@ -138,7 +148,7 @@ class ConnectionManager:
     def stop_events(self, connection: Connection) -> None:
         """Let a connection leave its user's events."""
         connection.wants_events = False
-        connection.events.clear()
+        connection.events = None
         others = self._subscriptions.users.connections_of(connection.user_id)
         if not any(other.wants_events for other in others):
             self._relay.close(connection.user_id)

@@ -8,107 +8,106 @@ all a connection needs to find what it has not seen.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
+from sys import intern
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.bus.messages import Columns, MarkUpdate, PnlFlush, RowUpdate, UserUpdate
-from app.domain.decimals import to_units
-from app.websocket.json_text import json_text
+from app.bus.messages import MarkUpdate, PnlFlush, RateUpdate, RowUpdate, UserUpdate
+from app.domain.decimals import format_units, to_units
+from app.websocket.figures import RowFigures, UserFigures, seats_of
+from app.websocket.json_text import flag, json_text
 
 _KEPT_CLOSED_ROWS = 256
 """Closed rows kept per user for connections that have not seen them; a slower one gets a snapshot."""
 
-_FIRST_SLOTS = 1024
-
-
-class Figures:
-    """One exact amount per slot: ``high·2^64 + low`` in units of 1e-18, and when it last changed."""
-
-    __slots__ = ("changed", "high", "low")
-
-    def __init__(self) -> None:
-        self.high: NDArray[np.int64] = np.zeros(_FIRST_SLOTS, np.int64)
-        self.low: NDArray[np.uint64] = np.zeros(_FIRST_SLOTS, np.uint64)
-        self.changed: NDArray[np.int64] = np.zeros(_FIRST_SLOTS, np.int64)
-
-    def apply(self, columns: Columns, ordinal: int) -> None:
-        """Take over a message's columns. Raises ValueError when they are not as long as each other."""
-        slots = np.frombuffer(columns.slots, np.int32)
-        high = np.frombuffer(columns.high, np.int64)
-        low = np.frombuffer(columns.low, np.uint64)
-        if not len(slots) == len(high) == len(low):
-            raise ValueError("columns of different lengths")
-        if not len(slots):
-            return
-        if int(slots.min()) < 0:
-            raise ValueError("a negative slot")
-        self._grow_to(int(slots.max()) + 1)
-        self.high[slots] = high
-        self.low[slots] = low
-        self.changed[slots] = ordinal
-
-    def value(self, slot: int) -> int | None:
-        """The amount at a slot, or None where none ever arrived."""
-        if slot >= len(self.changed) or not self.changed[slot]:
-            return None
-        return (int(self.high[slot]) << 64) | int(self.low[slot])
-
-    def forget(self, slots: NDArray[np.intp]) -> None:
-        """What is at these slots is void until it comes again."""
-        self.changed[slots] = 0
-
-    def changed_at(self, slot: int) -> int:
-        return int(self.changed[slot]) if slot < len(self.changed) else 0
-
-    def reserve(self, slot: int) -> None:
-        """Make room, so that arrays of known slots can index without a check."""
-        self._grow_to(slot + 1)
-
-    def _grow_to(self, size: int) -> None:
-        have = len(self.changed)
-        if size <= have:
-            return
-        more = max(size, have * 2) - have
-        self.high = np.concatenate([self.high, np.zeros(more, np.int64)])
-        self.low = np.concatenate([self.low, np.zeros(more, np.uint64)])
-        self.changed = np.concatenate([self.changed, np.zeros(more, np.int64)])
-
 
 class Mark:
-    """The price that values a symbol's rows. ``flagged`` is when it last became stale, fresh, known or unknown."""
+    """A price that values rows. ``flagged`` is when it last became stale, fresh, known or unknown.
 
-    __slots__ = ("flagged", "fresh_ms", "is_stale", "price", "source", "text")
+    ``before`` and ``after`` are what a row says of it around its own figures.
+    """
 
-    def __init__(self, update: MarkUpdate, flagged: int) -> None:
+    __slots__ = ("after", "before", "flagged", "fresh_ms", "is_stale", "price", "source")
+
+    def __init__(self) -> None:
+        self.price: str | None = None
+        self.source: str | None = None
+        self.is_stale = False
+        self.fresh_ms = 0
+        self.flagged = 0
+        self.before = self.after = ""
+
+    def take(self, update: MarkUpdate, ordinal: int) -> bool:
+        """Take over what was said. Whether more than the price is new."""
+        is_same = bool(self.flagged) and self.is_stale == update.is_stale
+        is_same = is_same and (self.price is None) == (update.price is None)
         self.price = update.price
         self.source = update.source
         self.is_stale = update.is_stale
         self.fresh_ms = update.fresh_ms
-        self.flagged = flagged
-        self.text = "null" if update.price is None else f'"{update.price}"'
+        self.before = f'"mark_price":"{update.price}","unrealized_pnl":"'
+        if not is_same:
+            self.flagged = ordinal
+            self.after = after_fraction(is_stale=update.is_stale)
+        return not is_same
+
+
+def after_fraction(*, is_stale: bool) -> str:
+    """What follows the last figure of a row, but for its version."""
+    return f',"is_stale":{flag(is_stale)},"version":'
+
+
+class Rate:
+    """How much of a currency an asset is worth. ``changed`` is when its value or its staleness last did."""
+
+    __slots__ = ("changed", "fresh_ms", "is_stale", "text", "value")
+
+    changed: int
+
+    def __init__(self, update: RateUpdate, known: "Rate | None", ordinal: int) -> None:
+        self.text = update.rate
+        self.value = None if update.rate is None else Decimal(update.rate)
+        self.is_stale = update.is_stale
+        self.fresh_ms = update.fresh_ms
+        is_same = known is not None and (known.text, known.is_stale) == (update.rate, update.is_stale)
+        self.changed = known.changed if known is not None and is_same else ordinal
 
 
 class Row:
     """One open position."""
 
-    __slots__ = ("changed", "cost_basis", "counts", "head", "realized_pnl", "slot", "statement", "symbol", "version")
+    __slots__ = (
+        "changed",
+        "cost_basis",
+        "end",
+        "head",
+        "mark",
+        "pair",
+        "realized_pnl",
+        "slot",
+        "statement",
+        "symbol",
+    )
 
-    def __init__(self, update: RowUpdate, currency: str, changed: int) -> None:
+    def __init__(self, update: RowUpdate, currency: str, mark: Mark, changed: int) -> None:
         self.slot = update.slot
-        self.symbol = update.symbol
-        self.version = update.version
+        self.symbol = intern(update.symbol)
+        self.mark = mark
         self.cost_basis = int(update.cost_basis)
         self.realized_pnl = to_units(Decimal(update.statement["realized_pnl"]))
-        self.counts = update.statement["settle_asset"] == currency
-        """Whether it is in the totals: only what settles in the user's currency is."""
+        settle: str = update.statement["settle_asset"]
+        self.pair = None if settle == currency else (settle, currency)
+        """Which rate it is reported at, None where nothing is to be converted."""
         self.statement = json_text(update.statement)[:-1]
         """What does not move with the price, as a JSON object without its end: a third of a dictionary."""
         self.changed = changed
         self.head = f'{{"position_id":{json_text(update.position_id)},"symbol":{json_text(update.symbol)},'
+        # Versions are small numbers, and many rows have the same.
+        self.end = intern(f"{update.version}}}")
 
 
 class UserView:
@@ -116,8 +115,8 @@ class UserView:
 
     __slots__ = (
         "_ordered",
-        "_slots",
-        "_symbols",
+        "_seats",
+        "balances",
         "changed",
         "closed",
         "closed_unkept",
@@ -125,83 +124,110 @@ class UserView:
         "day_base",
         "fees",
         "fees_are_complete",
-        "foreign_symbols",
+        "foreign",
         "funding",
         "ledger_seq",
+        "net_deposits",
         "realized_pnl_gross",
+        "realized_text",
+        "remarks",
         "reset",
         "rows",
+        "seat",
         "slot",
         "user_id",
     )
 
-    def __init__(self, update: UserUpdate, ordinal: int) -> None:
+    def __init__(self, update: UserUpdate, mirror: "PnlMirror", ordinal: int) -> None:
         self.user_id = update.user_id
+        self.slot = update.slot
+        self.seat = mirror.user_unrealized.seat(update.slot)
         self.rows: dict[int, Row] = {}
-        self.closed: deque[tuple[int, Row]] = deque()
+        self.closed: deque[tuple[int, Row]] | None = None
+        """Closed rows, with the commit that closed them. Few users have any, and an empty deque takes 600 bytes."""
         self.closed_unkept = 0
         self.reset = ordinal
         """When what a connection knows of this user stopped being a base for changes."""
-        self._ordered: tuple[Row, ...] | None = None
-        self._slots: NDArray[np.intp] | None = None
-        self._symbols: frozenset[str] | None = None
-        self.apply(update, ordinal)
+        self.apply(update, mirror, ordinal)
 
-    def apply(self, update: UserUpdate, ordinal: int) -> None:
+    def apply(self, update: UserUpdate, mirror: "PnlMirror", ordinal: int) -> None:
         """Take over changed figures and rows."""
         figures = update.figures
-        self.slot = update.slot
         self.ledger_seq = update.ledger_seq
-        self.currency = update.currency
+        self.currency = intern(update.currency)
         self.realized_pnl_gross = int(figures["realized_pnl_gross"] or 0)
         self.fees = int(figures["fees"] or 0)
         self.funding = int(figures["funding"] or 0)
+        self.net_deposits = int(figures["net_deposits"] or 0)
+        self.balances = tuple((one.asset, int(one.held), int(one.booked)) for one in update.balances)
         day_base = figures["day_base"]
         self.day_base = None if day_base is None else int(day_base)
         self.fees_are_complete = update.fees_are_complete
-        self.foreign_symbols = frozenset(update.foreign_symbols)
         self.changed = ordinal
+        self.realized_text = format_units(self.realized_pnl)
+        mirror.user_unrealized.settle(self.seat, self.realized_pnl, self.day_base)
         for row in update.rows:
-            self._apply_row(row, ordinal)
+            self._apply_row(row, mirror, ordinal)
         for slot in update.removed_slots:
-            if self.rows.pop(slot, None) is not None:
+            if self._remove(slot, mirror):
                 self.reset = ordinal  # It vanished without a last statement: only a snapshot says so.
-        self._ordered = self._slots = self._symbols = None
+        self.foreign = any(row.pair is not None for row in self.rows.values())
+        """Whether any row is reported at a rate."""
+        self._ordered: tuple[Row, ...] | None = None
+        self._seats: NDArray[np.intp] | None = None
+        self.remarks: tuple[int, str] | None = None
+        """What is said of the totals as a whole, and the commit at which that was written."""
 
-    def _apply_row(self, update: RowUpdate, ordinal: int) -> None:
-        row = Row(update, self.currency, ordinal)
+    def _apply_row(self, update: RowUpdate, mirror: "PnlMirror", ordinal: int) -> None:
+        row = Row(update, self.currency, mirror.mark_of(update.mark), ordinal)
         if update.is_open:
             self.rows[update.slot] = row
+            seat = mirror.row_unrealized.seat(update.slot)
+            mirror.row_unrealized.cost[seat] = abs(row.cost_basis)
             return
-        self.rows.pop(update.slot, None)
+        self._remove(update.slot, mirror)
+        if self.closed is None:
+            self.closed = deque()
         self.closed.append((ordinal, row))
         if len(self.closed) > _KEPT_CLOSED_ROWS:
             self.closed_unkept, _ = self.closed.popleft()
+
+    def _remove(self, slot: int, mirror: "PnlMirror") -> bool:
+        mirror.row_unrealized.leave(slot)
+        return self.rows.pop(slot, None) is not None
+
+    def leave(self, mirror: "PnlMirror") -> None:
+        """Give the seats back: nobody looks at this any more."""
+        for slot in self.rows:
+            mirror.row_unrealized.leave(slot)
+        mirror.user_unrealized.leave(self.slot)
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether any figure of the totals depends on a rate."""
+        return self.foreign or bool(self.balances)
 
     @property
     def realized_pnl(self) -> int:
         return self.realized_pnl_gross - self.fees + self.funding
 
     @property
-    def symbols(self) -> frozenset[str]:
-        """Symbols of the rows that are in the totals."""
-        if self._symbols is None:
-            self._symbols = frozenset(row.symbol for row in self.rows.values() if row.counts)
-        return self._symbols
+    def marks(self) -> Iterator[Mark]:
+        """What values the open rows."""
+        return (row.mark for row in self.rows.values())
 
     @property
     def ordered_rows(self) -> tuple[Row, ...]:
-        """The open rows; ``slots`` has the same order."""
+        """The open rows; ``seats_in`` has the same order."""
         if self._ordered is None:
             self._ordered = tuple(self.rows.values())
         return self._ordered
 
-    @property
-    def slots(self) -> NDArray[np.intp]:
-        """The slots of the open rows, in the order of ``ordered_rows``, ready to index arrays."""
-        if self._slots is None:
-            self._slots = np.fromiter(self.rows, np.intp, len(self.rows))
-        return self._slots
+    def seats_in(self, figures: RowFigures) -> NDArray[np.intp]:
+        """The seats of the open rows, in the order of ``ordered_rows``."""
+        if self._seats is None:
+            self._seats = seats_of(figures, self.rows)
+        return self._seats
 
 
 class PnlMirror:
@@ -218,20 +244,34 @@ class PnlMirror:
     def _forget(self) -> None:
         self.users: dict[str, UserView] = {}
         self.marks: dict[str, Mark] = {}
-        self.priced: set[str] = set()
-        self.stale: set[str] = set()
+        self.rates: dict[tuple[str, str], Rate] = {}
+        """By asset and currency."""
+        self.rated = 0
+        """When any rate last changed."""
         self.flagged = 0
-        self.user_unrealized = Figures()
-        self.row_unrealized = Figures()
+        """The commit at which a mark last became stale, fresh, known or unknown."""
+        self.user_unrealized = UserFigures()
+        self.row_unrealized = RowFigures()
+
+    def mark_of(self, name: str) -> Mark:
+        """A mark by its name, also before anything was said of it."""
+        mark = self.marks.get(name)
+        if mark is None:
+            mark = self.marks[name] = Mark()
+        return mark
 
     def desynchronise(self) -> None:
         """Messages were lost: nobody's rows can be trusted until they come whole again."""
         self.users.clear()
+        self.user_unrealized = UserFigures()
+        self.row_unrealized = RowFigures()
         self._sequence = None
 
     def drop(self, user_id: str) -> None:
         """Nobody of this user is connected any more."""
-        self.users.pop(user_id, None)
+        view = self.users.pop(user_id, None)
+        if view is not None:
+            view.leave(self)
 
     def apply(self, flush: PnlFlush, ordinal: int) -> Literal["applied", "old", "hole"]:
         """Take over a message. ``hole``: applied, but everything must be asked for again.
@@ -263,6 +303,8 @@ class PnlMirror:
         return "applied"
 
     def _take(self, flush: PnlFlush, ordinal: int) -> None:
+        for rate in flush.rates:
+            self._take_rate(rate, ordinal)
         for user in flush.users:
             self._take_user(user, ordinal)
         for mark in flush.marks:
@@ -270,30 +312,19 @@ class PnlMirror:
         self.user_unrealized.apply(flush.user_unrealized, ordinal)
         self.row_unrealized.apply(flush.row_unrealized, ordinal)
 
+    def _take_rate(self, update: RateUpdate, ordinal: int) -> None:
+        pair = (update.asset, update.currency)
+        rate = self.rates[pair] = Rate(update, self.rates.get(pair), ordinal)
+        self.rated = max(self.rated, rate.changed)
+
     def _take_user(self, update: UserUpdate, ordinal: int) -> None:
-        view = self.users.get(update.user_id)
         if update.full and self._is_wanted(update.user_id):
-            view = self.users[update.user_id] = UserView(update, ordinal)
-            self._reserve(view)
-            self.row_unrealized.forget(view.slots)
-        elif view is not None:
-            view.apply(update, ordinal)
-            self._reserve(view)
+            self.drop(update.user_id)
+            self.users[update.user_id] = UserView(update, self, ordinal)
+        elif (view := self.users.get(update.user_id)) is not None:
+            view.apply(update, self, ordinal)
         # Else a change to rows that are not known here: the whole is on its way, or nobody is connected.
 
-    def _reserve(self, view: UserView) -> None:
-        self.user_unrealized.reserve(view.slot)
-        self.row_unrealized.reserve(max(view.rows, default=0))
-
     def _take_mark(self, update: MarkUpdate, ordinal: int) -> None:
-        symbol = update.symbol
-        known = self.marks.get(symbol)
-        is_priced = update.price is not None
-        is_same = known is not None and known.is_stale == update.is_stale and (known.price is not None) == is_priced
-        flagged = known.flagged if known is not None and is_same else ordinal
-        self.marks[symbol] = Mark(update, flagged)
-        if is_same:
-            return
-        self.flagged = ordinal
-        (self.priced.add if is_priced else self.priced.discard)(symbol)
-        (self.stale.add if update.is_stale else self.stale.discard)(symbol)
+        if self.mark_of(update.mark).take(update, ordinal):
+            self.flagged = ordinal

@@ -6,11 +6,10 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from app.domain.protocol import Close
-from app.websocket.transport import RawWebSocket
 
 
 class Outlet(Protocol):
-    """Everything but ``wait_writable`` returns at once."""
+    """Everything returns at once. :class:`app.websocket.transport.RawWebSocket` is one by itself."""
 
     def is_full(self) -> bool:
         """Whether the client is behind: leave state for later, so that it gets newer state then."""
@@ -18,32 +17,8 @@ class Outlet(Protocol):
     def send(self, *payloads: bytes) -> None:
         """Send text frames, in order, after all before them."""
 
-    async def wait_writable(self) -> None:
-        """Return once the client is not behind, or is gone."""
-
     def close(self, code: Close, reason: str) -> None:
         """End the conversation. A second call does nothing."""
-
-
-class RawOutlet:
-    """Straight into the socket's transport, on :class:`app.websocket.transport.RawWebSocket`."""
-
-    __slots__ = ("_socket",)
-
-    def __init__(self, socket: RawWebSocket) -> None:
-        self._socket = socket
-
-    def is_full(self) -> bool:
-        return self._socket.is_full()
-
-    def send(self, *payloads: bytes) -> None:
-        self._socket.write_text(*payloads)
-
-    async def wait_writable(self) -> None:
-        await self._socket.wait_writable()
-
-    def close(self, code: Close, reason: str) -> None:
-        self._socket.close(int(code), reason)
 
 
 class QueuedOutlet:
@@ -85,6 +60,7 @@ class QueuedOutlet:
         self._wake.set()
 
     async def wait_writable(self) -> None:
+        """Return once the client is not behind, or is gone."""
         await self._idle.wait()
 
     def close(self, code: Close, reason: str) -> None:

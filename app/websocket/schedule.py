@@ -15,13 +15,22 @@ from typing import NoReturn
 
 from app.websocket.connection import PARKED, READY, Connection
 from app.websocket.delivery import Delivery
-from app.websocket.outlet import Outlet
 
 TURN_S = 0.005
 """The grain of the schedule."""
 
-_CHUNK = 200
+TOGETHER = 200
 """Connections served between two turns of the event loop."""
+
+_TOGETHER_IN_A_STORM = 60
+"""The same while others are being let in, of whom each turn takes a handful: that leaves the fan-out about
+a quarter of the process until they are in."""
+
+_FEW_ARRIVING = 8
+"""So many at once are no storm."""
+
+_STORM_S = 0.25
+"""How long one lasts after there were more: those who come in waves are between two of them."""
 
 _BUSY_SHARE = 0.7
 """The part of a core that the fan-out may use before everybody's interval grows."""
@@ -53,6 +62,9 @@ class Schedule:
         """What serving one connection costs, as measured lately."""
         self.look_s = _FIRST_LOOK_S
         """What it costs to find that there is nothing for a connection."""
+        self.arriving = 0
+        """How many are in their handshakes."""
+        self._storm_until = float("-inf")
         self.skipped = 0
         """Times a connection was passed over because its client was behind."""
 
@@ -65,9 +77,12 @@ class Schedule:
     def wake(self) -> None:
         """Something was committed: look at everybody who waits for that."""
         parked, self._parked = self._parked, []
-        for connection in parked:
-            if connection.due == PARKED:
-                self._make_ready(connection)
+        woken = [connection for connection in parked if connection.due == PARKED]
+        for connection in woken:
+            connection.due = READY
+        self._ready.extend(woken)
+        if woken:
+            self._woken.set()
 
     def hurry(self, connection: Connection) -> None:
         """There is something for one connection that should not wait for its turn."""
@@ -81,8 +96,11 @@ class Schedule:
 
     def interval_s(self, connection: Connection) -> float:
         """How long a connection rests after a frame: its own interval, or longer under load."""
-        own = connection.interval_s if connection.visible else max(connection.interval_s, _HIDDEN_INTERVAL_S)
-        return max(own * (1 - _EAGERNESS), self.connections * self.cost_s / _BUSY_SHARE)
+        return max(_own_interval_s(connection), self._shortest_s())
+
+    def _shortest_s(self) -> float:
+        """The interval at which the fan-out uses no more than its share."""
+        return self.connections * self.cost_s / _BUSY_SHARE
 
     async def run(self) -> NoReturn:
         """Serve for ever."""
@@ -120,33 +138,39 @@ class Schedule:
         each other out of the processor's caches, which costs a sixth of the whole.
         """
         started = self._clock()
-        looked = min(_CHUNK, len(self._ready))
-        outgoing: list[tuple[Outlet, list[bytes]]] = []
-        for _ in range(looked):
-            self._look_at(self._ready.popleft(), started, outgoing)
-        for outlet, payloads in outgoing:
-            outlet.send(*payloads)
+        taken = [self._ready.popleft() for _ in range(min(self._most_at(started), len(self._ready)))]
+        willing = [connection for connection in taken if self._is_willing(connection, started)]
+        shortest_s = self._shortest_s()
+        sent = 0
+        for connection, payloads in zip(willing, self._delivery.payloads_of(willing, started), strict=True):
+            if payloads:
+                connection.outlet.send(*payloads)
+                sent += 1
+                self._rest(connection, started + max(_own_interval_s(connection), shortest_s))
+            else:
+                self._pause(connection, started)
         took = self._clock() - started
-        if outgoing:
-            self.cost_s = _smooth(self.cost_s, took / len(outgoing))
+        if sent:
+            self.cost_s = _smooth(self.cost_s, took / sent)
         else:
-            self.look_s = _smooth(self.look_s, took / looked)
+            self.look_s = _smooth(self.look_s, took / len(taken))
 
-    def _look_at(self, connection: Connection, now: float, outgoing: list[tuple[Outlet, list[bytes]]]) -> None:
-        """Put what a connection is due, if anything, on the way."""
+    def _most_at(self, now: float) -> int:
+        """How many connections a turn may serve."""
+        if self.arriving > _FEW_ARRIVING:
+            self._storm_until = now + _STORM_S
+        return TOGETHER if now >= self._storm_until else _TOGETHER_IN_A_STORM
+
+    def _is_willing(self, connection: Connection, now: float) -> bool:
+        """Whether a connection can take something."""
         if connection.is_closed:
             self.connections -= 1
-            return
+            return False
         if connection.outlet.is_full():
             self.skipped += 1
-            self._rest(connection, now, self.interval_s(connection))
-            return
-        payloads = self._delivery.payloads(connection, now)
-        if not payloads:
-            self._pause(connection, now)
-            return
-        outgoing.append((connection.outlet, payloads))
-        self._rest(connection, now, self.interval_s(connection))
+            self._rest(connection, now + self.interval_s(connection))
+            return False
+        return True
 
     def _pause(self, connection: Connection, now: float) -> None:
         """There was nothing for a connection: park it. With many, looking at all of them
@@ -157,17 +181,22 @@ class Schedule:
             connection.due = PARKED
             self._parked.append(connection)
         else:
-            self._rest(connection, now, rest_s)
+            self._rest(connection, now + rest_s)
         connection.looked = self._delivery.ordinal
 
-    def _rest(self, connection: Connection, now: float, rest_s: float) -> None:
-        turn = max(1, int((now + rest_s) / TURN_S))
+    def _rest(self, connection: Connection, until: float) -> None:
+        turn = max(1, int(until / TURN_S))
         connection.due = turn
         resting = self._resting.get(turn)
         if resting is None:
             resting = self._resting[turn] = []
             heapq.heappush(self._turns, turn)
         resting.append(connection)
+
+
+def _own_interval_s(connection: Connection) -> float:
+    own = connection.interval_s if connection.visible else max(connection.interval_s, _HIDDEN_INTERVAL_S)
+    return own * (1 - _EAGERNESS)
 
 
 def _smooth(known: float, measured: float) -> float:

@@ -312,6 +312,11 @@ class StreamState:
         """Show price flushes, and P&L that was taken over, as one."""
         self.ordinal += 1
         self.flushes += len(flushes)
+        for flush in flushes:
+            self._take_prices(flush)
+        if flushes:
+            for lane in self.lanes:
+                lane.as_of_ms = self.as_of_ms
         reached: dict[int, StreamPosition] = {}
         for lane, said in pnl:
             lane.event_ms = said.event_ms
@@ -319,13 +324,9 @@ class StreamState:
             self.as_of_ms = max(self.as_of_ms, said.as_of_ms)
             number = lane.shard.number
             reached[number] = max(reached.get(number, said.position), said.position)
-        for flush in flushes:
-            self._take_prices(flush)
         prices = [_place(flush) for flush in flushes]
         for lane in self.lanes:
             own = reached.get(lane.shard.number)
-            if flushes:
-                lane.as_of_ms = self.as_of_ms
             if prices or own is not None:
                 lane.advance(max([*prices, own] if own is not None else prices))
 
@@ -410,7 +411,7 @@ def _place(flush: PriceFlush) -> StreamPosition:
 
 
 def _has_content(flush: PnlFlush) -> bool:
-    return bool(flush.users or flush.marks or flush.user_unrealized.slots or flush.row_unrealized.slots)
+    return bool(flush.users or flush.marks or flush.rates or flush.user_unrealized.slots or flush.row_unrealized.slots)
 
 
 def _encode_price(price: Price, is_stale: bool) -> str:
@@ -418,6 +419,15 @@ def _encode_price(price: Price, is_stale: bool) -> str:
     return (
         f'{{"symbol":{json_text(price.symbol)},"price":"{format_decimal(price.price)}",'
         f'"bid":{quoted(bid)},"ask":{quoted(ask)},"last":{quoted(last)},'
-        f'"event_ms":{price.event_ms},"received_ms":{price.received_ms},'
+        f'{_encode_mark(price)}"event_ms":{price.event_ms},"received_ms":{price.received_ms},'
         f'"fresh_ms":{price.fresh_ms},"is_stale":{flag(is_stale)}}}'
     )
+
+
+def _encode_mark(price: Price) -> str:
+    """What only contracts have; nothing for spot."""
+    if price.mark is None:
+        return ""
+    rate = None if price.funding_rate is None else format_decimal(price.funding_rate)
+    next_ms = "null" if price.next_funding_ms is None else price.next_funding_ms
+    return f'"mark":"{format_decimal(price.mark)}","funding_rate":{quoted(rate)},"next_funding_ms":{next_ms},'

@@ -10,7 +10,7 @@ from app.websocket.connection import Connection
 _ROUND_S = 25.0
 """Every session is asked about once in this time."""
 
-_TOGETHER = 20
+_TOGETHER = 50
 _SHORTEST_PAUSE_S = 0.01
 _TIMEOUT_S = 2.0
 

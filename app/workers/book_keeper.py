@@ -9,12 +9,13 @@ import time
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from typing import NoReturn, Protocol
 
 import structlog
 
 from app.domain.book import Book
-from app.domain.positions import ClosedFigures, UserBook
+from app.domain.positions import UserBook
 from app.repositories.database import DatabaseUnavailable
 
 log = structlog.get_logger(__name__)
@@ -36,6 +37,7 @@ class Books(Protocol):
     def stream(self, batch_size: int = ...) -> AsyncGenerator[list[UserBook]]: ...
     async def heads_changed_since(self, moment: datetime) -> list[tuple[str, int]]: ...
     async def record_day_bases(self, day: date, bases: Mapping[str, int]) -> None: ...
+    async def record_day_marks(self, day: date, marks: Mapping[str, Decimal]) -> None: ...
 
 
 class BookKeeper:
@@ -53,7 +55,7 @@ class BookKeeper:
         self._asked_at: dict[str, float] = {}
         self._polled_at = datetime.now(UTC)
         self._poll_now = asyncio.Event()
-        self._bases: tuple[date, Mapping[str, int]] | None = None
+        self._bases: tuple[date, Mapping[str, int], Mapping[str, Decimal]] | None = None
         self._has_bases = asyncio.Event()
 
     async def load_all(self) -> None:
@@ -90,9 +92,9 @@ class BookKeeper:
         """Look for lost events now."""
         self._poll_now.set()
 
-    def record_day(self, day: date, bases: Mapping[str, int]) -> None:
-        """Have totals at the beginning of a day written down, by user id."""
-        self._bases = (day, bases)
+    def record_day(self, day: date, bases: Mapping[str, int], marks: Mapping[str, Decimal]) -> None:
+        """Have totals at the beginning of a day written down, by user id, and the prices behind them, by symbol."""
+        self._bases = (day, bases, marks)
         self._has_bases.set()
 
     async def run(self) -> NoReturn:
@@ -167,8 +169,9 @@ class BookKeeper:
             await self._has_bases.wait()
             self._has_bases.clear()
             assert self._bases is not None
-            day, bases = self._bases
+            day, bases, marks = self._bases
             try:
+                await self._books.record_day_marks(day, marks)
                 await self._books.record_day_bases(day, bases)
             except DatabaseUnavailable as error:
                 log.warning("pnl_worker.day_not_recorded", day=day.isoformat(), reason=str(error))
@@ -181,10 +184,9 @@ class BookKeeper:
 def _empty(user_id: str, currency: str) -> UserBook:
     return UserBook(
         user_id=user_id,
-        account_id="",
         ledger_seq=0,
         currency=currency,
+        accounts=(),
         positions=(),
-        closed=ClosedFigures(),
         day_base=0,
     )

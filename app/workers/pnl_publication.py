@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from app.bus.messages import Columns, MarkUpdate, PnlFlush, RowUpdate, UserUpdate
+from app.bus.messages import BalanceUpdate, Columns, MarkUpdate, PnlFlush, RateUpdate, RowUpdate, UserUpdate
 from app.domain.book import Book, Change, Holder, Valuation
 from app.domain.decimals import format_decimal
 from app.domain.positions import Position
 from app.domain.prices import StreamPosition
 from app.domain.shards import EVERYBODY, Shard
 from app.domain.statements import position_statement
-from app.domain.valuation import value_position
+from app.domain.valuation import Valued, report, value_position
 from app.domain.wide import High, Indices, Low, Mask
 from app.workers.cache_round import CacheRound
 from app.workers.watchers import Instance, Watchers
@@ -34,6 +34,8 @@ _MOVING = (
     "unrealized_pnl",
     "unrealized_pnl_pct",
     "total_pnl",
+    "unrealized_pnl_reported",
+    "rate_to_reporting",
 )
 
 
@@ -96,15 +98,19 @@ class Publication:
         valuation = book.revalue(as_of_ms, silent=silent)
         moment = _Moment(book, valuation, book.take_changes())
         marks: dict[int, MarkUpdate] = {}
+        rates: dict[int, RateUpdate] = {}
         instances = list(self._watchers.instances.values())
         waiting = sum(bool(instance.waiting) for instance in instances)
         flushes: list[tuple[str, PnlFlush]] = []
         self._cache.mark(list(moment.changed_users))
+        self._cache.mark(list(book.watched_at(valuation.rates_turned)))
         for instance in instances:
             users, user_slots, rows = self._changes_for(instance, moment)
             new_users, new_slots, new_rows = self._newcomers(instance, SNAPSHOT_ROWS // max(waiting, 1))
             told_of = np.concatenate((user_slots, new_slots))  # nobody is in both
             self._cache.mark(told_of)
+            # Before the marks, which end the search for what an instance needs no more.
+            told_rates = self._rates_for(instance, moment, new_slots, rates)
             flushes.append(
                 (
                     instance.instance_id,
@@ -121,6 +127,7 @@ class Publication:
                         row_unrealized=self._row_columns(rows, new_rows),
                         shards=self._shard.shards,
                         layout=self.layout,
+                        rates=told_rates,
                     ),
                 )
             )
@@ -185,11 +192,44 @@ class Publication:
         instance.has_lost_users = False
 
     def _mark(self, column: int, stale: Mask) -> MarkUpdate:
-        price = self._book.prices.price(column)
-        symbol = self._book.prices.symbols[column]
-        if price is None:
-            return MarkUpdate(symbol, None, None, is_stale=False, fresh_ms=0)
-        return MarkUpdate(symbol, format_decimal(price.price), price.source, bool(stale[column]), price.fresh_ms)
+        quote, name = self._book.prices.quote(column), self._book.prices.name(column)
+        if quote is None:
+            return MarkUpdate(name, None, None, is_stale=False, fresh_ms=0)
+        return MarkUpdate(name, format_decimal(quote.price), quote.source, bool(stale[column]), quote.fresh_ms)
+
+    def _rates_for(
+        self, instance: Instance, moment: _Moment, new_slots: Indices, known: dict[int, RateUpdate]
+    ) -> list[RateUpdate]:
+        """Rates that changed or that the instance needs for the first time."""
+        book = self._book
+        if not len(book.rates):
+            return []
+        told = instance.told_rates(len(book.rates))
+        following = instance.following(len(book))
+        if instance.has_lost_users:
+            told &= [following[list(slots)].any() for slots in book.users_of_rates]
+        due = told & moment.valuation.rates_changed
+        needed = self._needed_rates([*(slot for slot in moment.changed_users if following[slot]), *new_slots.tolist()])
+        due |= needed & ~told
+        told |= needed
+        return [
+            known.get(pair) or known.setdefault(pair, self._rate(pair, moment.valuation.stale_rates))
+            for pair in np.flatnonzero(due).tolist()
+        ]
+
+    def _needed_rates(self, slots: Iterable[int]) -> Mask:
+        needed = np.zeros(len(self._book.rates), np.bool_)
+        for slot in slots:
+            needed[list(self._book.holder(slot).pairs)] = True
+        return needed
+
+    def _rate(self, pair: int, stale: Mask) -> RateUpdate:
+        rates = self._book.rates
+        asset, currency = rates.pairs[pair]
+        value = rates.value(pair)
+        if value is None:
+            return RateUpdate(asset, currency, None, is_stale=False, fresh_ms=0)
+        return RateUpdate(asset, currency, format_decimal(value), bool(stale[pair]), rates.fresh_ms(pair))
 
     def _row_columns(self, rows: tuple[Indices, High, Low], new_rows: Indices) -> Columns:
         numbers, high, low = rows
@@ -206,18 +246,25 @@ def _user_columns(valuation: Valuation, slots: Indices) -> Columns:
 
 def _changed_user(book: Book, slot: int, change: Change) -> UserUpdate:
     """A user whose rows or sums changed. Rows that closed are told a last time, those that vanished are only named."""
-    rows = [_row(int(book.rows.slot[row]), book.position(row)) for row in sorted(change.rows)]
-    closed = [_row(ended, position) for ended, position in change.ended.items() if position is not None]
+    rows = [_open_row(book, row) for row in sorted(change.rows)]
+    closed = [
+        _row(ended, position, position.symbol) for ended, position in change.ended.items() if position is not None
+    ]
     vanished = [ended for ended, position in change.ended.items() if position is None]
     return _user(book.holder(slot), full=False, rows=[*rows, *closed], removed=vanished)
 
 
 def _whole_user(book: Book, holder: Holder) -> UserUpdate:
-    rows = [_row(int(book.rows.slot[row]), book.position(row)) for row in holder.rows.values()]
+    rows = [_open_row(book, row) for row in holder.rows.values()]
     return _user(holder, full=True, rows=rows, removed=[])
 
 
+def _open_row(book: Book, row: int) -> RowUpdate:
+    return _row(int(book.rows.slot[row]), book.position(row), book.prices.name(int(book.rows.column[row])))
+
+
 def _user(holder: Holder, *, full: bool, rows: list[RowUpdate], removed: list[int]) -> UserUpdate:
+    sums = holder.sums
     return UserUpdate(
         user_id=holder.user_id,
         slot=holder.slot,
@@ -225,28 +272,34 @@ def _user(holder: Holder, *, full: bool, rows: list[RowUpdate], removed: list[in
         full=full,
         currency=holder.currency,
         figures={
-            "realized_pnl_gross": str(holder.realized_pnl_gross),
-            "fees": str(holder.fees),
-            "funding": str(holder.funding),
+            "realized_pnl_gross": str(sums.gross),
+            "fees": str(sums.fees),
+            "funding": str(sums.funding),
+            "net_deposits": str(sums.deposited),
             "day_base": None if holder.day_base is None else str(holder.day_base),
         },
-        fees_are_complete=holder.fees_are_complete,
-        foreign_symbols=holder.foreign_symbols,
+        fees_are_complete=sums.is_complete,
+        balances=[
+            BalanceUpdate(asset, str(balance.held), str(balance.booked))
+            for (_, asset), balance in sums.balances.items()
+        ],
         rows=rows,
         removed_slots=removed,
     )
 
 
-def _row(slot: int, position: Position) -> RowUpdate:
-    # Without a price, only what does not move with one is worked out.
+def _row(slot: int, position: Position, mark: str) -> RowUpdate:
+    # Without a price and a rate, only what does not move with them is worked out.
     value = value_position(position, None, 0, 0)
-    statement: dict[str, Any] = position_statement(position, value)
+    valued = Valued(position, value, report(position, value, None), None, is_stale=False)
+    statement: dict[str, Any] = position_statement(valued)
     for name in _MOVING:
         del statement[name]
     return RowUpdate(
         slot=slot,
         position_id=position.position_id,
         symbol=position.symbol,
+        mark=mark,
         version=position.version,
         is_open=position.status == "open",
         cost_basis=str(value.cost_basis),

@@ -11,6 +11,9 @@ import asyncio
 import gc
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from datetime import timedelta
+from decimal import Decimal
 from functools import partial
 from typing import NoReturn
 
@@ -23,27 +26,37 @@ from app.bus import keys
 from app.bus.connection import BusUnavailable, is_reachable
 from app.bus.events import decode_event
 from app.bus.interest import decode_interest
+from app.bus.listings import Listings
 from app.bus.messages import LedgerEvent, PriceFlush
 from app.bus.pnl import PnlPublisher
 from app.bus.prices import PriceBoard, decode_flush, read_prices
 from app.bus.subscription import Message, Resync, Subscription
 from app.domain.book import Book
-from app.domain.pnl_snapshot import pnl_snapshot
+from app.domain.pnl_snapshot import Prices, pnl_snapshot
 from app.domain.prices import Price
 from app.domain.shards import EVERYBODY, Shard, shards_of
 from app.repositories.books import BookRepository
 from app.repositories.database import DatabaseUnavailable
+from app.repositories.day_bases import unknown_days
+from app.repositories.funding_turns import FundingTurnRepository
 from app.repositories.layouts import LayoutRepository, role_of
 from app.repositories.leases import LeaseRepository
+from app.repositories.reconciliation import ReconciliationRepository
+from app.repositories.restating import RestatingRepository
+from app.repositories.roll_up import RollUpRepository
+from app.repositories.samples import SampleRepository
 from app.workers.book_keeper import BookKeeper
 from app.workers.cache_round import CacheRound
 from app.workers.day_turn import DayTurn
+from app.workers.funding_turn import FundingTurn
+from app.workers.history_keeper import HistoryKeeper
 from app.workers.inbox import Inbox
 from app.workers.instance_keeper import InstanceKeeper
 from app.workers.leadership import Leadership
 from app.workers.pnl_pace import PnlPace
 from app.workers.pnl_publication import Publication
 from app.workers.readiness import Readiness
+from app.workers.reconciliation import Fence, Reconciliation, WorkerBooks
 from app.workers.schedule import Schedule
 from app.workers.watchers import Watchers
 
@@ -63,6 +76,7 @@ _CACHED_ROWS_AT_ONCE = 300
 _HELD_EVERY_S = 0.3
 _HELD_AGAIN_S = 10.0
 _LAYOUT_EVERY_S = 1.0
+_RATES_EVERY_S = 0.5
 
 
 class PnlWorker:
@@ -72,8 +86,13 @@ class PnlWorker:
         self,
         books: BookRepository,
         layouts: LayoutRepository,
+        funding: FundingTurnRepository,
+        ledger: ReconciliationRepository,
         redis: "Redis",
         leadership: Leadership,
+        samples: SampleRepository,
+        roll_up: RollUpRepository,
+        restating: RestatingRepository,
         *,
         shard: Shard,
         epoch: int,
@@ -81,6 +100,7 @@ class PnlWorker:
         reporting_currency: str,
         redis_timeout_s: float,
         cache_ttl_s: int,
+        reconcile_every_s: float,
     ) -> None:
         self._redis = redis
         self._redis_timeout_s = redis_timeout_s
@@ -90,15 +110,28 @@ class PnlWorker:
         self._shard = shard
         self._inbox = Inbox()
         self._board = PriceBoard()
+        self._listings = Listings(redis, timeout_s=redis_timeout_s)
         self._book = Book(stale_after_ms)
         self._watchers = Watchers(self._book, shard)
         self._cache = CacheRound()
         self._publication = Publication(self._book, self._watchers, self._cache, book_epoch=epoch, shard=shard)
         self._publisher = PnlPublisher(redis, redis_timeout_s, cache_ttl_s, shard)
         self._keeper = BookKeeper(books, self._book, reporting_currency)
+        self._funding = FundingTurn(
+            funding, redis, redis_timeout_s, self._rate_now, is_active=lambda: leadership.is_certain
+        )
         self._instances = InstanceKeeper(self._watchers, redis, redis_timeout_s)
+        self.reconciliation = Reconciliation(
+            ledger,
+            redis,
+            redis_timeout_s=redis_timeout_s,
+            held=WorkerBooks(self._book, self._keeper, self._cache),
+            fence=Fence(role_of(shard), epoch, lambda: leadership.is_certain),
+        )
+        self._reconcile_every_s = reconcile_every_s
         self._pace = PnlPace(time.monotonic())
         self._day = DayTurn()
+        self._history = HistoryKeeper(self._book, samples, roll_up, restating, stale_after_ms=stale_after_ms)
         self._event_ms = 0
         self._has_spoken = asyncio.Event()
         self._prices_are_lost = False
@@ -116,6 +149,11 @@ class PnlWorker:
             await self._keeper.load_all()
             # A million positions would be walked through by every full collection.
             gc.freeze()
+            with suppress(BusUnavailable):
+                await self._listings.refresh()
+            self._take_rates()
+            tasks.create_task(self._listings.run(), name="pnl.listings")
+            tasks.create_task(self._follow_rates(), name="pnl.rates")
             await self._enter_layout()
             tasks.create_task(self._follow_layout(), name="pnl.layout")
             tasks.create_task(self._serve(), name="pnl.serve")
@@ -123,7 +161,27 @@ class PnlWorker:
             tasks.create_task(self._instances.run(), name="pnl.instances")
             tasks.create_task(self._keep_cache(), name="pnl.cache")
             tasks.create_task(self._keep_held(), name="pnl.held")
+            tasks.create_task(self._history.run(), name="pnl.history")
+            tasks.create_task(self._funding.run(), name="pnl.funding")
+            if self._reconcile_every_s:
+                tasks.create_task(self.reconciliation.keep(self._reconcile_every_s), name="pnl.reconciliation")
         raise AssertionError("none of the tasks returns")
+
+    async def _follow_rates(self) -> NoReturn:
+        """Convert by what is listed now."""
+        while True:
+            self._take_rates()
+            await asyncio.sleep(_RATES_EVERY_S)
+
+    def _take_rates(self) -> None:
+        if self._listings.rates is not self._book.rates.book:
+            self._book.set_rates(self._listings.rates)
+
+    def _rate_now(self, asset: str, currency: str) -> Decimal | None:
+        """What an asset is worth in a currency; None where that is not known, or is too old."""
+        rate = self._book.rates.book.rate(asset, currency, self._book.prices.known)
+        is_fresh = rate is not None and _now_ms() - rate.fresh_ms <= self._stale_after_ms
+        return rate.value if rate is not None and is_fresh and not self._pace.is_silent else None
 
     async def _enter_layout(self) -> None:
         """Wait until the number of shards that this worker knows is in force: before that, nobody would listen."""
@@ -193,7 +251,14 @@ class PnlWorker:
     def _take_event(self, event: LedgerEvent) -> None:
         if not self._shard.has(event.user_id):
             return
-        if self._book.apply_positions(event.user_id, event.seq, event.positions) == "gap":
+        if event.kind == "correction":
+            for day in unknown_days(event.data):
+                self._book.forget_base(event.user_id, day)
+        # Accounts and corrections change what no position tells: sums, balances, what values an account.
+        if (
+            event.kind in {"account", "correction"}
+            or self._book.apply_positions(event.user_id, event.seq, event.positions) == "gap"
+        ):
             self._keeper.reload([event.user_id])
 
     async def _read_prices(self) -> None:
@@ -217,6 +282,7 @@ class PnlWorker:
     def _moved_on(self, prices: Sequence[Price]) -> None:
         self._event_ms = max((price.event_ms or price.received_ms for price in prices), default=self._event_ms)
         self._pace.flushed(self._board.epoch, self._board.flush, self._board.as_of_ms, time.monotonic())
+        self._history.tick(self._board.as_of_ms, silent=False)
 
     async def _speak(self) -> None:
         """Publish if it is time. Several price flushes that waited are one: the newest wins."""
@@ -232,6 +298,8 @@ class PnlWorker:
         )
         self._pace.spoke(said, now)
         self._turn_day(as_of_ms)
+        if self._board.epoch and self._pace.is_silent:
+            self._history.tick(as_of_ms, silent=True)
         self._keeper.fetch(self._publication.missing_users())
         try:
             await self._publisher.publish(flushes)
@@ -248,11 +316,12 @@ class PnlWorker:
             return
         bases = self._book.day_bases()
         if turn.whose == "everybody":
-            self._book.start_day(bases)
+            self._book.start_day(bases, turn.day)
         else:
             bases = self._book.fill_day(bases)
-        if bases:
-            self._keeper.record_day(turn.day, {self._book.holder(slot).user_id: base for slot, base in bases.items()})
+        marks = {symbol: price.price for symbol, price in self._book.prices.known.items()}
+        totals = {self._book.holder(slot).user_id: base for slot, base in bases.items()}
+        self._keeper.record_day(turn.day, totals, marks)
 
     async def _keep_cache(self) -> NoReturn:
         """Write the P&L of watched users for REST, as much at a time as does not disturb the stream."""
@@ -286,15 +355,10 @@ class PnlWorker:
         return bodies
 
     def _body(self, slot: int, as_of_ms: int) -> bytes:
-        snapshot = pnl_snapshot(
-            self._book.user_book(slot),
-            self._book.prices.known,
-            self._pace.place,
-            as_of_ms=as_of_ms,
-            # While the feed is silent no price is fresh, however young.
-            stale_after_ms=-1 if self._pace.is_silent else self._stale_after_ms,
-        )
-        return msgspec.json.encode(snapshot)
+        # While the feed is silent no price is fresh, however young.
+        stale_after_ms = -1 if self._pace.is_silent else self._stale_after_ms
+        prices = Prices(self._book.prices.known, self._book.rates.book, as_of_ms, stale_after_ms)
+        return msgspec.json.encode(pnl_snapshot(self._book.user_book(slot), prices, self._pace.place))
 
     async def _keep_held(self) -> NoReturn:
         """Tell the price worker which symbols stand in a position."""
@@ -334,8 +398,13 @@ async def run_pnl_worker(
     redis_timeout_s: float,
     cache_ttl_s: int,
     shards: int = 1,
+    minutes_for: timedelta = timedelta(days=2),
+    hours_for: timedelta = timedelta(days=92),
+    reconcile_every_s: float = 0.0,
 ) -> NoReturn:
     """Stand by until the lease of a shard is this worker's, then publish until cancelled.
+
+    With ``reconcile_every_s`` of zero nothing is reconciled.
 
     Raises (in an exception group): LeaseLost, another worker is active now;
     DatabaseUnavailable, the load at the start failed. Either way this process
@@ -347,18 +416,25 @@ async def run_pnl_worker(
     readiness = Readiness(leases, "pnl", holder, lease_ttl_ms, partial(is_reachable, redis, redis_timeout_s))
     epoch = await readiness.stand_by(leadership)
     shard = roles[leadership.role]
+    samples = SampleRepository(engine, leadership.role, epoch)
     try:
         worker = PnlWorker(
             BookRepository(engine, shard),
             LayoutRepository(engine),
+            FundingTurnRepository(engine, shard),
+            ReconciliationRepository(engine, shard),
             redis,
             leadership,
+            samples,
+            RollUpRepository(engine, shard, minutes_for=minutes_for, hours_for=hours_for),
+            RestatingRepository(engine, samples, shard),
             shard=shard,
             epoch=epoch,
             stale_after_ms=stale_after_ms,
             reporting_currency=reporting_currency,
             redis_timeout_s=redis_timeout_s,
             cache_ttl_s=cache_ttl_s,
+            reconcile_every_s=reconcile_every_s,
         )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(leadership.keep(), name="pnl.lease")

@@ -19,6 +19,10 @@ class PriceOutbox:
         """How many symbols have a price on the bus, if nobody has emptied it."""
         return len(self._published)
 
+    def price(self, symbol: str) -> Price | None:
+        """The newest price that got out."""
+        return self._published.get(symbol)
+
     def add(self, drained: Drained) -> None:
         """These prices have changed."""
         self._pending.update((price.symbol, price) for price in drained.prices)

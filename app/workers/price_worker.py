@@ -7,7 +7,7 @@ bus, and bugs. The next start loads everything, so ending is safe.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import NamedTuple, NoReturn, Protocol
@@ -19,13 +19,19 @@ from app.bus.messages import PriceFlush
 from app.bus.prices import StoredPrices
 from app.domain.conflation import Conflator
 from app.domain.instruments import Instrument, Market
+from app.domain.marks import MarkConflator
 from app.domain.prices import Feed, FeedState
-from app.exchanges.binance.spot import BinanceSpot
+from app.domain.rates import hub_symbols
+from app.exchanges.binance.endpoints import MarketUrls
+from app.exchanges.binance.markets import binance_markets
 from app.exchanges.binance.timing import Timing
 from app.repositories.database import create_engine
+from app.repositories.funding import FundingRepository
 from app.repositories.leases import LeaseRepository
+from app.workers.funding_recorder import EVERY_S as FUNDING_EVERY_S
+from app.workers.funding_recorder import FundingRecorder
 from app.workers.leadership import Leadership
-from app.workers.listing import Listing
+from app.workers.listing import Listing, SymbolOwners
 from app.workers.price_bus import RedisPriceBus
 from app.workers.price_outbox import PriceOutbox
 from app.workers.readiness import Readiness
@@ -38,6 +44,8 @@ _INTEREST_EVERY_S = 0.3
 _SURVEY_EVERY_S = 1.0
 _REPORT_EVERY_S = 60.0
 _RETRY_S = 1.0
+_LOOK_EVERY_S = 0.05
+_LOOKS = 20
 
 
 class MarketFeed(Protocol):
@@ -103,7 +111,9 @@ class PriceWorker:
         simulated: bool,
         now_ms: Callable[[], int],
     ) -> None:
-        self._markets = [_Followed(feed, Conflator(stale_after_ms=stale_after_ms), Listing()) for feed in feeds]
+        self._markets = [_Followed(feed, _new_ticks(feed.market, stale_after_ms), Listing()) for feed in feeds]
+        self._owners = SymbolOwners()
+        self._needed: set[Market] = {feed.market for feed in feeds[:1]}
         self._bus = bus
         self._interest = interest
         self._epoch = epoch
@@ -115,6 +125,17 @@ class PriceWorker:
         self._flush_number = 0
         self._bus_is_away = False
         self._listing_changed = asyncio.Event()
+        self._hub_symbols: set[str] = set()
+
+    def instrument(self, symbol: str) -> Instrument | None:
+        """What is, or was, listed under a symbol."""
+        found = (market.listing.get(symbol) for market in self._markets)
+        return next((instrument for instrument in found if instrument is not None), None)
+
+    def next_funding_ms(self, symbol: str) -> int | None:
+        """When the exchange will settle funding next, as far as it said so."""
+        price = self._outbox.price(symbol)
+        return None if price is None else price.next_funding_ms
 
     async def run(self) -> NoReturn:
         """Run until cancelled or fenced. Unpublished prices are dropped: newer ones follow a restart."""
@@ -142,14 +163,17 @@ class PriceWorker:
                 await asyncio.sleep(_RETRY_S)
                 continue
             for market in self._markets:
-                market.listing.remember(each for each in earlier if each.market == market.feed.market)
+                own = [each for each in earlier if each.market == market.feed.market]
+                market.listing.remember(self._owners.admit(market.feed.market, own))
             return
 
     async def _run_feed(self, market: _Followed) -> NoReturn:
         await market.feed.run(market.ticks, partial(self._take_listing, market))
 
     def _take_listing(self, market: _Followed, listed: list[Instrument]) -> None:
-        market.listing.update(listed)
+        market.listing.update(self._owners.admit(market.feed.market, listed))
+        if market.feed.market == "spot":
+            self._hub_symbols = hub_symbols(listed)
         self._listing_changed.set()
 
     async def _flush(self) -> NoReturn:
@@ -157,7 +181,10 @@ class PriceWorker:
         while True:
             await schedule.beat()
             for market in self._markets:
-                self._outbox.add(market.ticks.drain())
+                drained = market.ticks.drain()
+                if refused := self._owners.refused(market.feed.market):
+                    drained = drained.without(refused)
+                self._outbox.add(drained)
             await self._publish()
 
     async def _publish(self) -> None:
@@ -176,13 +203,15 @@ class PriceWorker:
             self._note_bus(None)
 
     def _feed(self, now_ms: int) -> Feed:
-        """The state of the worst market, for a total needs them all."""
-        states = [_state_of(market, now_ms, self._stale_after_ms) for market in self._markets]
-        state, age_ms = max(states, key=lambda each: _WORSE.index(each[0]))
-        if state == "live" and self._simulated:
-            state = "simulated"
+        """The state of the worst market that is needed, for a total needs all of those; of equals the newest tick."""
+        states = {market.feed.market: _state_of(market, now_ms, self._stale_after_ms) for market in self._markets}
+        state, age_ms = max((states[market] for market in self._needed), key=_badness)
         source = "+".join(sorted({market.feed.source for market in self._markets}))
-        return Feed(state, source, age_ms, self._simulated)
+        said = {market: self._say(each) for market, (each, _) in states.items()}
+        return Feed(self._say(state), source, age_ms, self._simulated, said)
+
+    def _say(self, state: FeedState) -> FeedState:
+        return "simulated" if state == "live" and self._simulated else state
 
     async def _follow_interest(self) -> NoReturn:
         schedule = Schedule(_INTEREST_EVERY_S)
@@ -190,12 +219,14 @@ class PriceWorker:
             try:
                 symbols = await self._interest.interesting_symbols()
                 for market in self._markets:
-                    market.feed.watch(symbols)
+                    market.feed.watch(symbols | self._hub_symbols)
+                self._needed = _needed(self._markets, symbols)
             except BusUnavailable:
                 pass  # what was watched before stays watched; the flush says that the bus is away
             await schedule.beat()
 
     async def _publish_listing(self) -> NoReturn:
+        await self._first_listings()
         while True:
             await self._listing_changed.wait()
             self._listing_changed.clear()
@@ -206,6 +237,14 @@ class PriceWorker:
             except BusUnavailable:
                 self._listing_changed.set()
                 await asyncio.sleep(_RETRY_S)
+
+    async def _first_listings(self) -> None:
+        """Give all markets a moment: whoever read the first list looks again only after a while."""
+        schedule = Schedule(_LOOK_EVERY_S)
+        for _ in range(_LOOKS):
+            if all(market.listing.instruments for market in self._markets):
+                return
+            await schedule.beat()
 
     async def _survey(self) -> NoReturn:
         """Look from time to time whether the bus still has what it was given: it may have been emptied."""
@@ -245,7 +284,22 @@ class PriceWorker:
             log.warning("price_worker.bus_away", reason=str(error))
 
 
+def _new_ticks(market: Market, stale_after_ms: int) -> Conflator:
+    kind = Conflator if market == "spot" else MarkConflator
+    return kind(stale_after_ms=stale_after_ms)
+
+
+def _needed(markets: Sequence[_Followed], symbols: Set[str]) -> set[Market]:
+    """The markets in which something is held or watched; the first in any case."""
+    return {each.feed.market for n, each in enumerate(markets) if n == 0 or each.listing.has_any(symbols)}
+
+
 _WORSE: tuple[FeedState, ...] = ("live", "stale", "down")
+
+
+def _badness(said: tuple[FeedState, int | None]) -> tuple[int, int]:
+    state, age_ms = said
+    return _WORSE.index(state), -(age_ms or 0)
 
 
 def _state_of(market: _Followed, now_ms: int, stale_after_ms: int) -> tuple[FeedState, int | None]:
@@ -275,10 +329,10 @@ async def run_price_worker(
     flush_ms: int,
     stale_after_ms: int,
     simulated: bool,
-    binance_spot_rest_url: str,
-    binance_spot_ws_url: str,
+    binance_urls: Mapping[Market, MarketUrls],
     binance_timing: Timing,
     binance_max_streams_per_connection: int,
+    funding_every_s: float = FUNDING_EVERY_S,
 ) -> NoReturn:
     """Stand by until the lease is this worker's, then publish until cancelled.
 
@@ -297,16 +351,17 @@ async def run_price_worker(
         opened.push_async_callback(leadership.release)
 
         clock = SteadyClock()
-        spot = BinanceSpot(
-            rest_url=binance_spot_rest_url,
-            stream_url=binance_spot_ws_url,
-            now_ms=clock.now_ms,
-            timing=binance_timing,
-            max_streams_per_connection=binance_max_streams_per_connection,
+        binance = await opened.enter_async_context(
+            binance_markets(
+                binance_urls,
+                now_ms=clock.now_ms,
+                timing=binance_timing,
+                max_streams_per_connection=binance_max_streams_per_connection,
+            )
         )
         bus = RedisPriceBus(redis, redis_timeout_s)
         worker = PriceWorker(
-            [spot],
+            binance.feeds,
             bus,
             bus,
             epoch=epoch,
@@ -315,8 +370,18 @@ async def run_price_worker(
             simulated=simulated,
             now_ms=clock.now_ms,
         )
+        funding = FundingRecorder(
+            binance.funding,
+            FundingRepository(engine),
+            instrument=worker.instrument,
+            next_funding_ms=worker.next_funding_ms,
+            now_ms=clock.now_ms,
+            every_s=funding_every_s,
+        )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(leadership.keep(), name="price.lease")
             tasks.create_task(readiness.give_way(), name="price.readiness")
             tasks.create_task(worker.run(), name="price.worker")
+            if binance.funding:
+                tasks.create_task(funding.run(), name="price.funding")
     raise AssertionError("none of the tasks returns")

@@ -35,6 +35,7 @@ class Instance:
         """Users of the shard it has not been told of, in the order they came."""
         self._following: Mask = np.zeros(64, np.bool_)
         self._told: Mask = np.zeros(64, np.bool_)
+        self._told_rates: Mask = np.zeros(16, np.bool_)
 
     @property
     def is_complete(self) -> bool:
@@ -50,6 +51,11 @@ class Instance:
         """By column: of which symbols it knows the mark."""
         self._told = grown(self._told, count)
         return self._told[:count]
+
+    def told_rates(self, count: int) -> Mask:
+        """By pair: of which rates it knows."""
+        self._told_rates = grown(self._told_rates, count)
+        return self._told_rates[:count]
 
 
 class Watchers:

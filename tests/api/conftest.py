@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
 import structlog
 from fastapi import FastAPI
@@ -65,8 +67,10 @@ class MovingMarket:
         self.web: Web | None = None
         self.now_ms = time.time_ns() // 1_000_000
 
-    async def list_instruments(self) -> None:
-        await write_instruments(self._redis, INSTRUMENTS, 5.0)
+    async def list_instruments(self, *more: Instrument) -> None:
+        await write_instruments(self._redis, [*INSTRUMENTS, *more], 5.0)
+        if self.web is not None:
+            await self.web.market.listings.refresh()
 
     async def move(self, *, age_ms: int = 0, **prices: str) -> None:
         """Set prices, by symbol, that are ``age_ms`` old."""
@@ -78,6 +82,21 @@ class MovingMarket:
                 for symbol, price in prices.items()
             ]
         )
+        if self.web is not None:
+            await self._arrive(self.web.market)
+
+    async def repeat(self, prices: list[Price]) -> None:
+        """Say again what is known, as of now."""
+        self.now_ms = time.time_ns() // 1_000_000
+        await self._publish([msgspec.structs.replace(price, fresh_ms=self.now_ms) for price in prices])
+        if self.web is not None:
+            await self._arrive(self.web.market)
+
+    async def quote(self, symbol: str, *, bid: str, ask: str, last: str) -> None:
+        """Set a whole quote of a symbol."""
+        fresh = self.now_ms = time.time_ns() // 1_000_000
+        sides = [Decimal(side) for side in (bid, ask, last)]
+        await self._publish([Price(symbol, (sides[0] + sides[1]) / 2, "mid", *sides, None, fresh, fresh, fresh)])
         if self.web is not None:
             await self._arrive(self.web.market)
 
@@ -150,6 +169,10 @@ class Api:
         async with transaction(self.web.database) as connection:
             return await connection.scalar(text(query))
 
+    async def execute(self, statement: str) -> None:
+        async with transaction(self.web.database) as connection:
+            await connection.execute(text(statement))
+
 
 Opener = Callable[..., Any]
 
@@ -170,12 +193,12 @@ async def running(settings: Settings, redis: Redis) -> AsyncIterator[Api]:
 
 
 @pytest.fixture
-async def api(database_url: str, redis_url: str, redis: Redis) -> AsyncIterator[Api]:
+async def api(database_url: str, redis_url: str, redis: Redis, tmp_path: Path) -> AsyncIterator[Api]:
     """The application with a live market: BTC at 100, ETH at 10, BNB at 5, SOL without a price."""
     market = MovingMarket(redis)
     await market.list_instruments()
     generous = {"logins_per_minute_per_ip": 1000, "writes_per_second_per_user": 1000}
-    settings = settings_of(database_url, redis_url, **generous)
+    settings = settings_of(database_url, redis_url, import_dir=tmp_path / "imports", **generous)
     async with running(settings, redis) as opened:
         opened.market = market
         market.web = opened.web
@@ -194,7 +217,7 @@ async def _beat(market: MovingMarket) -> None:
         await asyncio.sleep(1.0)
         web = market.web
         assert web is not None
-        await market.move(**{symbol: str(price.price) for symbol, price in web.market.board.prices.items()})
+        await market.repeat(list(web.market.board.prices.values()))
 
 
 @pytest.fixture

@@ -17,9 +17,16 @@ PUBLIC = {"/livez", "/readyz", "/api/health", "/api/v1/auth/login", "/api/v1/aut
 BODIES: dict[str, Any] = {
     "open_position": {"symbol": "BTCUSDT", "side": "long", "quantity": "1"},
     "edit_position": {"note": "mine now"},
+    "edit_trade": {"price": "2", "reason": "mine now"},
     "record_trade": {"symbol": "BTCUSDT", "side": "buy", "quantity": "1", "price": "1"},
+    "create_account": {"name": "Other"},
+    "edit_account": {"name": "mine now"},
+    "record_transfer": {"kind": "deposit", "asset": "USDT", "amount": "1"},
+    "edit_me": {"currency": "BTC"},
     "create_token": {"name": "bot", "scopes": ["read"]},
 }
+
+QUERIES: dict[str, Any] = {"delete_trade": {"reason": "mine now"}}
 
 
 def routes() -> list[tuple[str, APIRoute]]:
@@ -36,12 +43,13 @@ async def call(client: httpx2.AsyncClient, method: str, route: APIRoute, ids: di
     path = route.path
     for name, value in ids.items():
         path = path.replace(f"{{{name}}}", value)
-    headers = {"If-Match": "*"} if method == "PATCH" else {}
-    return await client.request(method, path, json=BODIES.get(route.name), headers=headers)
+    headers = {"If-Match": "*"} if method in {"PATCH", "DELETE"} else {}
+    query = QUERIES.get(route.name)
+    return await client.request(method, path, json=BODIES.get(route.name), params=query, headers=headers)
 
 
 async def test_without_a_session_only_the_public_paths_answer(api: Api) -> None:
-    ids = dict.fromkeys(["position_id", "session_id", "token_id"], str(uuid4()))
+    ids = dict.fromkeys(["position_id", "session_id", "token_id", "account_id", "fill_id"], str(uuid4()))
     for method, route in routes():
         if route.path in PUBLIC:
             continue
@@ -58,10 +66,14 @@ async def test_another_users_ids_are_as_absent_as_ids_that_never_were(
     position = await open_position()
     session = (await alice.get("/api/v1/auth/sessions")).json()["items"][0]
     token = (await alice.post("/api/v1/auth/tokens", json={"name": "t", "scopes": ["read"]})).json()
+    file = await alice.post("/api/v1/imports?dry_run=true", content="x", headers={"Content-Type": "text/csv"})
     alices = {
+        "import_id": file.json()["import_id"],
         "position_id": position["position_id"],
         "session_id": session["session_id"],
         "token_id": token["token_id"],
+        "account_id": position["account_id"],
+        "fill_id": (await alice.get("/api/v1/trades")).json()["items"][0]["fill_id"],
     }
     nobodys = dict.fromkeys(alices, str(uuid4()))
     nonsense = dict.fromkeys(alices, "%00")
@@ -77,7 +89,7 @@ async def test_another_users_ids_are_as_absent_as_ids_that_never_were(
         assert bodies[0] == bodies[1] == bodies[2]
         touched += 1
 
-    assert touched == 5
+    assert touched == 17
     assert (await alice.get(f"/api/v1/positions/{position['position_id']}")).json()["version"] == before
     assert (await alice.get("/api/v1/me")).status_code == 200
 

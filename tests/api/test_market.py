@@ -1,6 +1,11 @@
 """Symbols and prices over REST."""
 
+from decimal import Decimal
+
 import httpx2
+
+from app.domain.instruments import Instrument
+from app.domain.prices import Price
 
 from .conftest import INSTRUMENTS, Api
 
@@ -51,3 +56,33 @@ async def test_all_prices_come_in_pages(alice: httpx2.AsyncClient) -> None:
     assert [each["symbol"] for each in first["items"]] == ["BNBUSDT", "BTCUSDT", "ETHUSDT"]
     assert [each["symbol"] for each in rest["items"]] == ["LUNAUSDT"]
     assert rest["next_cursor"] is None
+
+
+async def test_a_perpetual_is_listed_by_its_market_and_shows_its_mark_and_funding(
+    api: Api, alice: httpx2.AsyncClient
+) -> None:
+    perpetual = Instrument(
+        symbol="BTCUSD_PERP",
+        market="inverse",
+        base="BTC",
+        quote="USD",
+        settle="BTC",
+        tick_size=Decimal("0.1"),
+        step_size=Decimal(1),
+        multiplier=Decimal(100),
+    )
+    await api.market.list_instruments(perpetual)
+    mark, rate = Decimal("50000.5"), Decimal("-0.00025")
+    await api.market.repeat(
+        [Price("BTCUSD_PERP", mark, "mark", Decimal(50000), None, None, mark, 1, 1, 1, rate, 1_790_000_000_000)]
+    )
+
+    [listed] = (await alice.get("/api/v1/symbols", params={"market": "inverse"})).json()["items"]
+    assert (listed["symbol"], listed["multiplier"], listed["settle"]) == ("BTCUSD_PERP", "100", "BTC")
+    items = (await alice.get("/api/v1/prices", params={"symbols": "BTCUSD_PERP,BTCUSDT,SOLUSDT"})).json()["items"]
+    shown = [(each["price_source"], each["mark"], each["funding_rate"], each["next_funding_ms"]) for each in items]
+    assert shown == [
+        ("mark", "50000.5", "-0.00025", 1_790_000_000_000),
+        ("mid", None, None, None),
+        (None, None, None, None),
+    ]

@@ -48,12 +48,10 @@ async def test_totals_are_the_sum_of_rows_and_of_what_is_closed(
     assert Decimal(totals["gross_exposure"]) == Decimal("102.20")
     assert Decimal(totals["net_exposure"]) == Decimal("-41.30")
     assert (pnl["epoch"], pnl["currency"], pnl["ledger_seq"]) == (1, "USDT", 4)
-    assert pnl["accounts"] == [{"account_id": closed["account_id"], "totals": totals}]
+    assert pnl["accounts"] == [{"account_id": closed["account_id"], "name": "Main", "totals": totals}]
 
 
-async def test_what_has_no_price_or_another_currency_is_named_and_left_out(
-    alice: httpx2.AsyncClient, open_position: OpenPosition
-) -> None:
+async def test_what_has_no_price_is_named_and_left_out(alice: httpx2.AsyncClient, open_position: OpenPosition) -> None:
     await open_position(price="90")
     await open_position(symbol="SOLUSDT", price="20")
     await open_position(symbol="ETHBTC", price="0.05")

@@ -447,4 +447,4 @@ async def test_a_longer_list_takes_no_more_statements(
 
     lists = [*counts[0:3], *counts[4:7]]
     assert lists[:3] == lists[3:]
-    assert lists[0] == lists[1] == 2  # The statement timeout, and the list.
+    assert lists[:2] == [3, 2]  # The statement timeout, the list, and what values positions: the accounts.

@@ -27,6 +27,13 @@ OPERATIONS = {
     "GET /api/v1/auth/tokens": "list_tokens",
     "DELETE /api/v1/auth/tokens/{token_id}": "remove_token",
     "GET /api/v1/me": "get_me",
+    "PATCH /api/v1/me": "edit_me",
+    "GET /api/v1/accounts": "list_accounts",
+    "POST /api/v1/accounts": "create_account",
+    "GET /api/v1/accounts/{account_id}": "get_account",
+    "PATCH /api/v1/accounts/{account_id}": "edit_account",
+    "GET /api/v1/accounts/{account_id}/transfers": "list_transfers",
+    "POST /api/v1/accounts/{account_id}/transfers": "record_transfer",
     "POST /api/v1/positions": "open_position",
     "GET /api/v1/positions": "list_positions",
     "GET /api/v1/positions/{position_id}": "get_position",
@@ -34,7 +41,25 @@ OPERATIONS = {
     "POST /api/v1/positions/{position_id}/close": "close_position",
     "POST /api/v1/trades": "record_trade",
     "GET /api/v1/trades": "list_trades",
+    "GET /api/v1/trades/{fill_id}": "get_trade",
+    "PATCH /api/v1/trades/{fill_id}": "edit_trade",
+    "DELETE /api/v1/trades/{fill_id}": "delete_trade",
+    "GET /api/v1/trades/{fill_id}/revisions": "list_revisions",
+    "POST /api/v1/imports": "create_import",
+    "GET /api/v1/imports": "list_imports",
+    "GET /api/v1/imports/{import_id}": "get_import",
+    "GET /api/v1/imports/{import_id}/errors": "list_import_errors",
+    "DELETE /api/v1/imports/{import_id}": "cancel_import",
+    "GET /api/v1/exports/{table}": "export_table",
+    "GET /api/v1/pnl/realized": "get_realized",
+    "GET /api/v1/funding": "list_funding",
     "GET /api/v1/pnl": "get_pnl",
+    "GET /api/v1/pnl/history": "get_pnl_history",
+    "GET /api/v1/pnl/daily": "get_pnl_daily",
+    "GET /api/v1/pnl/statistics": "get_pnl_statistics",
+    "GET /api/v1/pnl/cycles": "list_pnl_cycles",
+    "GET /api/v1/pnl/explain": "explain_pnl",
+    "GET /api/v1/pnl/tree": "get_pnl_tree",
     "GET /api/v1/symbols": "list_symbols",
     "GET /api/v1/prices": "list_prices",
     "GET /livez": "get_livez",
@@ -60,7 +85,7 @@ def test_every_router_of_the_folder_is_served() -> None:
 
     served = {id(router) for router in API_ROUTERS}
     assert {id(router) for router in routers} == served
-    assert len(API_ROUTERS) == len(served) == 7
+    assert len(API_ROUTERS) == len(served) == 13
 
 
 def document() -> dict[str, Any]:
@@ -107,6 +132,33 @@ def test_every_reference_in_the_document_leads_somewhere() -> None:
     check(found)
 
 
+async def corrections(client: httpx2.AsyncClient) -> dict[str, httpx2.Response]:
+    """The answers of everything that corrects a trade."""
+    trade = {"symbol": "BTCUSDT", "side": "buy", "quantity": "9", "price": "1", "strategy": "corrected"}
+    recorded = await client.post("/api/v1/trades", json=trade)
+    url = f"/api/v1/trades/{recorded.json()['trade']['fill_id']}"
+    match, reason = {"If-Match": "*"}, {"reason": "r"}
+    return {
+        "get_trade": await client.get(url),
+        "edit_trade": await client.patch(url, json={"price": "2", **reason}, headers=match),
+        "list_revisions": await client.get(f"{url}/revisions"),
+        "delete_trade": await client.delete(url, params=reason, headers=match),
+    }
+
+
+async def imports(client: httpx2.AsyncClient) -> dict[str, httpx2.Response]:
+    """What is answered to an import, to questions about it."""
+    headers = {"Content-Type": "text/csv"}
+    created = await client.post("/api/v1/imports", content="symbol\n", headers=headers)
+    url = created.headers["location"]
+    return {
+        "create_import": created,
+        "list_imports": await client.get("/api/v1/imports"),
+        "get_import": await client.get(url),
+        "list_import_errors": await client.get(f"{url}/errors"),
+    }
+
+
 async def test_answers_keep_to_the_document(api: Api, alice: httpx2.AsyncClient, open_position: OpenPosition) -> None:
     position = await open_position(strategy="grid")
     await open_position(symbol="SOLUSDT", price="20")
@@ -115,7 +167,17 @@ async def test_answers_keep_to_the_document(api: Api, alice: httpx2.AsyncClient,
     trade = {"symbol": "BTCUSDT", "side": "sell", "quantity": "9", "price": "1", "trade_id": "x", "strategy": "grid"}
     login = {"username": "alice", "password": "correct horse battery"}
     short = {"symbol": "ETHUSDT", "side": "short", "quantity": "1"}
+    account = f"/api/v1/accounts/{position['account_id']}"
+    deposit = {"kind": "deposit", "asset": "USDT", "amount": "1"}
     asked = {
+        "edit_me": await (await api.user("dave")).patch("/api/v1/me", json={"currency": "BTC"}),
+        "create_account": await alice.post("/api/v1/accounts", json={"name": "Other"}),
+        "list_accounts": await alice.get("/api/v1/accounts"),
+        "get_account": await alice.get(account),
+        "edit_account": await alice.patch(account, json={"valuation": "last"}),
+        "record_transfer": await alice.post(f"{account}/transfers", json=deposit),
+        "list_transfers": await alice.get(f"{account}/transfers"),
+        "get_pnl_tree": await alice.get("/api/v1/pnl/tree"),
         "register": await api.client().post("/api/v1/auth/register", json={**login, "username": "carol"}),
         "login": await alice.post("/api/v1/auth/login", json=login),
         "create_token": await alice.post("/api/v1/auth/tokens", json=token),
@@ -129,7 +191,16 @@ async def test_answers_keep_to_the_document(api: Api, alice: httpx2.AsyncClient,
         "record_trade": await alice.post("/api/v1/trades", json=trade),
         "list_positions": await alice.get("/api/v1/positions", params={"status": "all"}),
         "list_trades": await alice.get("/api/v1/trades"),
+        **(await corrections(alice)),
+        **(await imports(alice)),
+        "get_realized": await alice.get("/api/v1/pnl/realized"),
+        "list_funding": await alice.get("/api/v1/funding"),
         "get_pnl": await alice.get("/api/v1/pnl"),
+        "get_pnl_history": await alice.get("/api/v1/pnl/history"),
+        "get_pnl_daily": await alice.get("/api/v1/pnl/daily"),
+        "get_pnl_statistics": await alice.get("/api/v1/pnl/statistics"),
+        "list_pnl_cycles": await alice.get("/api/v1/pnl/cycles"),
+        "explain_pnl": await alice.get("/api/v1/pnl/explain"),
         "list_symbols": await alice.get("/api/v1/symbols"),
         "list_prices": await alice.get("/api/v1/prices", params={"symbols": "BTCUSDT,SOLUSDT"}),
         "get_readyz": await alice.get("/readyz?verbose"),
@@ -146,7 +217,7 @@ async def test_answers_keep_to_the_document(api: Api, alice: httpx2.AsyncClient,
         status, model = models[name]
         assert answer.status_code == status, (name, answer.text)
         model.model_validate(answer.json())  # Its models forbid what they do not name.
-    bodiless = {"logout", "end_session", "remove_token", "get_livez"}
+    bodiless = {"logout", "end_session", "remove_token", "get_livez", "cancel_import", "export_table"}
     assert set(models) - set(asked) == bodiless
 
 

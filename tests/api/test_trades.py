@@ -52,6 +52,15 @@ async def test_a_third_assets_fee_is_valued_at_the_rate_given(alice: httpx2.Asyn
     assert answer.json()["position"]["fees"] == "6"
 
 
+async def test_a_third_assets_fee_of_another_day_is_not_valued_at_the_price_of_now(alice: httpx2.AsyncClient) -> None:
+    old = {**TRADE, "fee": "0.01", "fee_asset": "BNB", "executed_at": "2026-01-31T12:00:00Z"}
+
+    answer = await alice.post("/api/v1/trades", json=old)
+
+    assert answer.json()["trade"]["fee_rate"] is None
+    assert answer.json()["position"]["fees_unpriced"] == {"BNB": "0.01"}
+
+
 async def test_a_third_assets_fee_without_a_rate_is_valued_at_the_current_price(alice: httpx2.AsyncClient) -> None:
     answer = await alice.post("/api/v1/trades", json={**TRADE, "fee": "0.01", "fee_asset": "BNB"})
 

@@ -6,7 +6,8 @@ import pytest
 from redis.asyncio import Redis
 
 from app.bus import keys
-from app.bus.sessions import SessionStore
+from app.bus.connection import BusUnavailable
+from app.bus.sessions import Session, SessionStore
 from tests.redis_servers import all_keys
 
 
@@ -115,3 +116,45 @@ async def test_every_key_of_a_session_ends_by_itself(store: SessionStore, redis:
 
     for key in await all_keys(redis):
         assert await redis.pttl(key) > 0, key
+
+
+async def test_many_sessions_are_found_together_and_one_that_cannot_be_read_fails_alone(
+    store: SessionStore, redis: Redis
+) -> None:
+    tokens = [(await store.create(f"u{number}", "someone"))[0] for number in range(5)]
+    broken = (await store.of_user("u3"))[0].session_id
+    await redis.hset(keys.session(broken), "expires_ms", "soon")
+
+    found = await store.resolve_all([*tokens, "x", "A" * 43])
+
+    assert [None if session is None else type(session) for session in found] == [
+        *[Session] * 3,
+        BusUnavailable,
+        Session,
+        None,
+        None,
+    ]
+    with pytest.raises(BusUnavailable):
+        await store.resolve(tokens[3])
+
+
+async def test_a_key_of_another_kind_fails_alone_too(store: SessionStore, redis: Redis) -> None:
+    tokens = [(await store.create(f"u{number}", "someone"))[0] for number in range(2)]
+    spoilt = keys.session((await store.of_user("u0"))[0].session_id)
+    await redis.delete(spoilt)
+    await redis.set(spoilt, b"text")
+
+    found = await store.resolve_all(tokens)
+
+    assert [type(session) for session in found] == [BusUnavailable, Session]
+
+
+async def test_looking_many_up_together_postpones_the_idle_end_of_each(
+    store: SessionStore, clock: Clock, redis: Redis
+) -> None:
+    made = [await store.create(f"u{number}", "someone") for number in range(3)]
+    clock.ms += 60_000
+    await store.resolve_all([token for token, _ in made])
+
+    seen = [await redis.hget(keys.session(session.session_id), "seen_ms") for _, session in made]
+    assert seen == [str(clock.ms).encode()] * 3

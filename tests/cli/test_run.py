@@ -19,7 +19,18 @@ from app.supervision.screen import Screen
 from tests.redis_servers import ClusterServers
 
 PROJECT = Path(__file__).parents[2]
-COMMANDS = ["all", "web", "price-worker", "pnl-worker", "simulator", "migrate", "check"]
+COMMANDS = [
+    "all",
+    "web",
+    "price-worker",
+    "pnl-worker",
+    "simulator",
+    "migrate",
+    "check",
+    "reconcile",
+    "import",
+    "export",
+]
 
 
 def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -142,7 +153,7 @@ def test_check_shows_the_settings_without_secrets_and_fails_when_something_does_
         "check",
         DATABASE_URL="postgresql://someone:hidden@127.0.0.1:1/tidemark",
         REDIS_URL="redis://:hidden@127.0.0.1:1",
-        TIDEMARK_BINANCE_SPOT_REST_URL="http://127.0.0.1:1",
+        TIDEMARK_SIMULATOR_URL="http://127.0.0.1:1",
     )
 
     assert "no answer from PostgreSQL, Redis, exchange" in complaint(result)
@@ -161,7 +172,7 @@ def test_a_redis_url_that_names_nothing_is_said_in_one_line_without_its_password
 
 
 def test_check_tells_the_shards_of_a_cluster(cluster_servers: ClusterServers) -> None:
-    result = start("check", REDIS_URL=cluster_servers.url, TIDEMARK_BINANCE_SPOT_REST_URL="http://127.0.0.1:1")
+    result = start("check", REDIS_URL=cluster_servers.url, TIDEMARK_SIMULATOR_URL="http://127.0.0.1:1")
 
     assert "in 3 shards at redis+cluster://:***@127.0.0.1:" in result.stdout
 
@@ -172,7 +183,7 @@ def test_migrate_and_check_succeed_on_servers_that_answer(empty_database_url: st
         "check",
         DATABASE_URL=empty_database_url,
         REDIS_URL=redis_url,
-        TIDEMARK_BINANCE_SPOT_REST_URL="http://127.0.0.1:1",
+        TIDEMARK_SIMULATOR_URL="http://127.0.0.1:1",
     )
 
     assert migrated.returncode == 0, migrated.stderr

@@ -1,8 +1,10 @@
 """The vectorised book gives the integers of the plain form, whatever happens to it."""
 
 from collections.abc import Iterable
+from datetime import date
 from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,31 +15,40 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from app.domain import book as book_module
 from app.domain.book import Book
-from app.domain.positions import ClosedFigures, Position
+from app.domain.instruments import Instrument
+from app.domain.positions import AccountBook, Converted, Position, Realized
 from app.domain.prices import Price
+from app.domain.rates import RateBook
 from app.domain.slack_matrix import SlackMatrix
-from app.domain.valuation import value_position
+from app.domain.valuation import Totals, currency_effect
 from app.domain.wide import join
 from tests.domain.books import (
     INSTRUMENTS,
     NOW_MS,
     STALE_AFTER_MS,
+    account_books,
+    account_of,
+    any_price,
     closed,
     instrument,
     plain_totals,
+    plainly,
     position,
     positions,
     price,
     prices,
+    quoted,
     user_book,
 )
 
 ONE = 10**18
 LARGEST = 2**127 - 1
+RATES = RateBook(INSTRUMENTS)
 
 
 def book_of(*of_users: tuple[Position, ...], at: Iterable[Price] = ()) -> Book:
     book = Book(STALE_AFTER_MS)
+    book.set_rates(RATES)
     for number, held in enumerate(of_users):
         book.upsert_user(user_book(*held, user_id=f"u{number + 1}"))
     book.set_prices(at)
@@ -60,20 +71,35 @@ def held_in_128_bits(value: int) -> int:
     return max(-LARGEST, min(value, LARGEST))
 
 
-def assert_like_plain_form(book: Book, users: dict[str, dict[str, Position]], known: dict[str, Price]) -> None:
+def assert_like_plain_form(
+    book: Book, users: dict[str, dict[str, Position]], known: dict[str, Price], rates: RateBook = RATES
+) -> None:
     for user_id, held in users.items():
         holder = book.find(user_id)
         assert holder is not None
-        expected = plain_totals(held.values(), known)
-        assert book.unrealized(holder.slot) == held_in_128_bits(expected.unrealized_pnl)
-        assert holder.open_gross == expected.realized_pnl_gross
-        assert holder.open_fees == expected.fees
-        values = {p.position_id: value_position(p, known.get(p.symbol), NOW_MS, STALE_AFTER_MS) for p in held.values()}
+        plain = plainly(user_book(*held.values(), user_id=user_id, accounts=holder.accounts), known, rates)
+        assert book.unrealized(holder.slot) == held_in_128_bits(plain.totals.unrealized_pnl)
+        assert (holder.sums.gross, holder.sums.fees) == (plain.totals.realized.gross, plain.totals.realized.fees)
+        assert_balances_like(book, user_id, plain.totals)
         assert row_worth(book, user_id) == {
-            position_id: held_in_128_bits(value.unrealized_pnl)
-            for position_id, value in values.items()
-            if value.unrealized_pnl is not None and value.mark is not None
+            one.position.position_id: held_in_128_bits(one.value.unrealized_pnl)
+            for one in plain.positions
+            if one.value.unrealized_pnl is not None and one.value.mark is not None
         }
+        lacks = {slot for slot in range(len(book)) if slot not in book.day_bases()}
+        assert (holder.slot in lacks) == any(one.reported.unrealized_pnl is None for one in plain.positions)
+
+
+def assert_balances_like(book: Book, user_id: str, plain: Totals) -> None:
+    holder = book.find(user_id)
+    assert holder is not None
+    values = {book.rates.pairs[pair][0]: book.rates.value(pair) for pair in holder.pairs}
+    balances = [(asset, one.held, one.booked) for (_, asset), one in holder.sums.balances.items()]
+    effect, unknown = currency_effect(balances, values)
+    assert effect == plain.fx_pnl
+    assert unknown <= set(plain.unpriced)
+    assert holder.sums.deposited == plain.net_deposits
+    assert holder.sums.is_complete == plain.fees_are_complete
 
 
 class AnyHistory(RuleBasedStateMachine):
@@ -82,6 +108,7 @@ class AnyHistory(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.book = Book(STALE_AFTER_MS)
+        self.rates = RateBook()
         self.users: dict[str, dict[str, Position]] = {}
         self.prices: dict[str, Price] = {}
         self.count = 0
@@ -92,11 +119,17 @@ class AnyHistory(RuleBasedStateMachine):
 
     @rule(data=st.data(), user_id=st.sampled_from(["u1", "u2", "u3"]), size=st.integers(0, 9))
     def load(self, data: st.DataObject, user_id: str, size: int) -> None:
-        held = [data.draw(positions(position_id, user_id)) for position_id in self._new_ids(size)]
-        kept = list(self.users.get(user_id, {}).values())[::2]
+        accounts = data.draw(account_books(user_id))
+        mine = st.sampled_from([account.account_id for account in accounts])
+        held = [
+            data.draw(positions(position_id, user_id, account=data.draw(mine))) for position_id in self._new_ids(size)
+        ]
+        known = {account.account_id for account in accounts}
+        kept = [p for p in list(self.users.get(user_id, {}).values())[::2] if p.account_id in known]
         holder = self.book.find(user_id)
         seq = 1 if holder is None else holder.ledger_seq + 3
-        assert self.book.upsert_user(user_book(*kept, *held, user_id=user_id, ledger_seq=seq)) == "applied"
+        loaded = user_book(*kept, *held, user_id=user_id, ledger_seq=seq, accounts=accounts)
+        assert self.book.upsert_user(loaded) == "applied"
         self.users[user_id] = {p.position_id: p for p in [*kept, *held]}
 
     @precondition(lambda self: self.users)
@@ -106,7 +139,10 @@ class AnyHistory(RuleBasedStateMachine):
         held = self.users[user_id]
         changed = [
             msgspec.structs.replace(
-                data.draw(positions(position_id, user_id, before.version + 1)), instrument=before.instrument
+                data.draw(positions(position_id, user_id, before.version + 1)),
+                instrument=before.instrument,
+                account_id=before.account_id,
+                converted=None if before.converted is None else Converted(gross=Decimal(self.count), is_complete=True),
             )
             for position_id, before in list(held.items())[:2]
         ]
@@ -124,7 +160,7 @@ class AnyHistory(RuleBasedStateMachine):
 
     @rule(symbols=st.lists(st.sampled_from([i.symbol for i in INSTRUMENTS]), min_size=1), data=st.data())
     def tick(self, symbols: list[str], data: st.DataObject) -> None:
-        fresh = [price(symbol, data.draw(prices)) for symbol in symbols]
+        fresh = [data.draw(any_price(symbol)) for symbol in symbols]
         self.prices.update({p.symbol: p for p in fresh})
         self.book.set_prices(fresh)
 
@@ -133,15 +169,21 @@ class AnyHistory(RuleBasedStateMachine):
         self.prices = {symbol: price(symbol, "17.5") for symbol in symbols}
         self.book.replace_prices(self.prices)
 
+    @rule(listed=st.lists(st.sampled_from(INSTRUMENTS)))
+    def list_anew(self, listed: list[Instrument]) -> None:
+        self.rates = RateBook(listed)
+        self.book.set_rates(self.rates)
+
     @invariant()
     def is_exact(self) -> None:
         self.book.revalue(NOW_MS)
-        assert_like_plain_form(self.book, self.users, self.prices)
+        assert_like_plain_form(self.book, self.users, self.prices, self.rates)
 
     @invariant()
-    def holds_the_symbols_of_its_positions(self) -> None:
+    def holds_the_symbols_of_its_positions_and_rates(self) -> None:
         held = {p.symbol for by_id in self.users.values() for p in by_id.values()}
-        assert self.book.held_symbols() == held
+        needed = {symbol for pair in self.book.rates.pairs for symbol in self.rates.symbols(*pair)}
+        assert self.book.held_symbols() == held | needed
 
     @invariant()
     def watched_rows_are_those_that_stand(self) -> None:
@@ -162,7 +204,10 @@ TestAnyHistory = AnyHistory.TestCase
 TestAnyHistory.settings = settings(max_examples=80, stateful_step_count=15, deadline=None)
 
 
-@given(st.lists(positions("?", "u1"), min_size=1, max_size=20), st.lists(prices, min_size=8, max_size=8))
+@given(
+    st.lists(positions("?", "u1"), min_size=1, max_size=20),
+    st.lists(prices, min_size=len(INSTRUMENTS), max_size=len(INSTRUMENTS)),
+)
 @settings(max_examples=150, deadline=None)
 def test_any_portfolio_at_any_prices_is_worth_what_the_plain_form_says(held: list[Position], at: list[Decimal]) -> None:
     numbered = [msgspec.structs.replace(p, position_id=f"p{n}") for n, p in enumerate(held)]
@@ -170,6 +215,7 @@ def test_any_portfolio_at_any_prices_is_worth_what_the_plain_form_says(held: lis
 
     before, after = book_of(tuple(numbered), at=known.values()), Book(STALE_AFTER_MS)
     after.set_prices(known.values())
+    after.set_rates(RATES)
     after.upsert_user(user_book(*numbered))
     after.revalue(NOW_MS)
 
@@ -229,15 +275,146 @@ def test_a_position_without_a_price_is_in_no_total_until_it_has_one() -> None:
     assert row_worth(book) == {"p1": 30 * ONE, "p2": ONE}
 
 
-def test_a_position_settled_in_another_currency_is_in_no_total_but_named() -> None:
-    held = (position("p1", cost="50"), position("p2", instrument("ETHBTC", settle="BTC"), cost="70"))
+def test_a_position_settled_in_another_asset_counts_as_its_converted_leaves() -> None:
+    held = (position("p1", cost="50"), position("p2", instrument("ETHBTC", settle="BTC"), cost="0.07"))
 
-    book = book_of(held, at=[price("BTCUSDT", "80"), price("ETHBTC", "71")])
+    book = book_of(held, at=[price("BTCUSDT", "80"), price("ETHBTC", "0.08")])
 
-    assert book.unrealized(0) == 30 * ONE
-    assert row_worth(book) == {"p1": 30 * ONE, "p2": ONE}
-    assert book.holder(0).foreign_symbols == ["ETHBTC"]
-    assert book.holder(0).realized_pnl_gross == 0
+    assert row_worth(book) == {"p1": 30 * ONE, "p2": ONE // 100}
+    assert book.unrealized(0) == 30 * ONE + 80 * ONE // 100
+    assert not len(book._odd)
+
+
+def test_a_leaf_is_rounded_when_it_is_converted_not_the_difference_of_two() -> None:
+    held = (position("p1", instrument("USDTEUR", settle="EUR"), qty="1", cost="1.000000000000000002"),)
+
+    book = book_of(held, at=[price("USDTEUR", "3")])
+
+    # Into USDT by dividing: 3 / 3 less 1.000000000000000002 / 3, which rounds to 0.333333333333333334.
+    assert book.unrealized(0) == ONE - 333333333333333334
+    assert row_worth(book) == {"p1": 2 * ONE - 2}
+
+
+def test_a_position_without_a_rate_is_in_no_total_until_it_has_one() -> None:
+    held = (position("p1", instrument("ETHBTC", settle="BTC"), cost="0.07"),)
+    book = book_of(held, at=[price("ETHBTC", "0.08")])
+    assert (book.unrealized(0), book.day_bases()) == (0, {})
+
+    book.set_prices([price("BTCUSDT", "80")])
+    changed = book.revalue(NOW_MS)
+
+    assert book.unrealized(0) == 8 * ONE // 10
+    assert (changed.users_changed.tolist(), list(changed.rates_turned)) == ([True], [0])
+
+    book.replace_prices({"ETHBTC": price("ETHBTC", "0.08")})
+    book.revalue(NOW_MS)
+    assert (book.unrealized(0), book.rates.value(0)) == (0, None)
+
+
+def test_the_symbols_of_a_rate_are_held_though_nobody_stands_in_them() -> None:
+    book = book_of((position("p1", instrument("BTCGBP", "linear", settle="GBP")),))
+
+    assert book.held_symbols() == {"BTCGBP", "GBPEUR", "USDTEUR"}
+
+    told = book.held_version
+    book.set_rates(RateBook([instrument("GBPUSDT")]))
+    assert book.held_symbols() == {"BTCGBP", "GBPUSDT"}
+    assert book.held_version > told
+
+
+def test_a_stale_price_in_a_rate_makes_the_rate_stale() -> None:
+    held = (position("p1", instrument("ETHBTC", settle="BTC")),)
+    book = book_of(held, at=[price("ETHBTC", "0.08"), price("BTCUSDT", "80", fresh_ms=NOW_MS - 3000)])
+
+    assert book.revalue(NOW_MS).stale_rates.tolist() == [False]
+    later = book.revalue(NOW_MS + 3000)
+
+    assert (later.stale_rates.tolist(), later.rates_changed.tolist()) == ([True], [True])
+    assert book.rates.fresh_ms(0) == NOW_MS - 3000
+
+
+@pytest.mark.parametrize(
+    ("valuation", "qty", "worth"),
+    [
+        pytest.param("auto", "1", "102", id="by default"),
+        pytest.param("mid", "1", "101", id="the middle"),
+        pytest.param("last", "1", "104", id="the last trade"),
+        pytest.param("mark", "1", "105", id="the mark"),
+        pytest.param("exit", "1", "100", id="a long at the bid"),
+        pytest.param("exit", "-1", "-102", id="a short at the ask"),
+    ],
+)
+def test_an_account_is_valued_by_the_price_it_asks_for(valuation: Any, qty: str, worth: str) -> None:
+    account = AccountBook(account_id=account_of("u1"), valuation=valuation)
+    sides = [Decimal(side) for side in ("102", "100", "102", "104", "105")]
+    book = book_of(at=[quoted("BTCUSDT", *sides)])
+
+    book.upsert_user(user_book(position("p1", qty=qty, cost="0"), accounts=[account]))
+    book.revalue(NOW_MS)
+
+    assert book.unrealized(0) == int(worth) * ONE
+    assert not len(book._odd)
+
+
+def test_accounts_valued_otherwise_share_no_column() -> None:
+    accounts = [AccountBook(account_id=account_of("u1")), AccountBook(account_id="exit", valuation="exit")]
+    held = [position("p1", cost="0"), position("p2", cost="0", account="exit")]
+    book = book_of(at=[quoted("BTCUSDT", *(Decimal(side) for side in ("102", "100", "104", "102", "102")))])
+    book.upsert_user(user_book(*held, accounts=accounts))
+    book.revalue(NOW_MS)
+
+    book.set_prices([quoted("BTCUSDT", *(Decimal(side) for side in ("102", "99", "105", "102", "102")))])
+    valuation = book.revalue(NOW_MS)
+
+    assert valuation.values_changed.tolist() == [False, True]
+    assert [book.prices.name(column) for column in range(2)] == ["BTCUSDT", "BTCUSDT bid"]
+    assert row_worth(book) == {"p1": 102 * ONE, "p2": 99 * ONE}
+
+
+def test_a_price_that_is_not_given_any_more_takes_its_positions_out_of_the_total() -> None:
+    account = AccountBook(account_id=account_of("u1"), valuation="exit")
+    book = book_of(at=[quoted("BTCUSDT", *(Decimal(side) for side in ("102", "100", "104", "102", "102")))])
+    book.upsert_user(user_book(position("p1", cost="10"), accounts=[account]))
+    book.revalue(NOW_MS)
+    assert book.unrealized(0) == 90 * ONE
+
+    book.set_prices([quoted("BTCUSDT", Decimal(102), None, None, Decimal(102), None)])
+    book.revalue(NOW_MS)
+
+    assert (book.unrealized(0), row_worth(book), book.day_bases()) == (0, {}, {})
+
+
+def test_an_account_that_is_valued_otherwise_from_now_on_keeps_its_rows() -> None:
+    sides = [Decimal(side) for side in ("102", "100", "104", "102", "102")]
+    book = book_of((position("p1", cost="10"),), at=[quoted("BTCUSDT", *sides)])
+    row = book.holder(0).rows["p1"]
+
+    changed = AccountBook(account_id=account_of("u1"), valuation="exit")
+    book.upsert_user(user_book(position("p1", cost="10"), ledger_seq=2, accounts=[changed]))
+    book.revalue(NOW_MS)
+
+    assert book.unrealized(0) == 90 * ONE
+    assert book.holder(0).rows["p1"] == row
+    assert book.held_symbols() == {"BTCUSDT"}
+
+
+def test_an_event_of_an_account_that_is_not_known_is_asked_of_the_database() -> None:
+    book = book_of((position("p1"),))
+
+    assert book.apply_positions("u1", 2, [position("p2", account="new")]) == "gap"
+
+
+def test_a_rate_too_steep_for_arrays_is_converted_one_by_one() -> None:
+    held = (position("p1", instrument("ETHBTC", settle="BTC"), cost="0.07"),)
+    known = {one.symbol: one for one in (price("ETHBTC", "0.08"), price("BTCUSDT", "80"))}
+    book = book_of(held, at=known.values())
+
+    known["BTCUSDT"] = price("BTCUSDT", 10**12)
+    book.set_prices([known["BTCUSDT"]])
+    book.revalue(NOW_MS)
+
+    assert len(book._odd) == 1
+    assert_like_plain_form(book, {"u1": {"p1": held[0]}}, known)
 
 
 def test_a_price_that_soars_moves_what_outgrew_the_vectors() -> None:
@@ -307,7 +484,7 @@ def test_a_closed_position_leaves_its_profit_behind_and_nothing_else() -> None:
     book.revalue(NOW_MS)
 
     holder = book.holder(0)
-    assert (holder.realized_pnl_gross, holder.fees, book.unrealized(0)) == (25 * ONE // 2, ONE // 2, 0)
+    assert (holder.sums.gross, holder.sums.fees, book.unrealized(0)) == (25 * ONE // 2, ONE // 2, 0)
     assert book.held_symbols() == set()
 
 
@@ -392,7 +569,7 @@ def test_a_load_that_began_before_midnight_does_not_bring_the_old_base_back() ->
 
 def test_closed_figures_count_though_nothing_is_open() -> None:
     book = Book(STALE_AFTER_MS)
-    book.upsert_user(user_book(closed=ClosedFigures(realized_pnl_gross=7, fees=2, funding=1)))
+    book.upsert_user(user_book(realized=Realized(gross=7, fees=2, funding=1)))
     book.revalue(NOW_MS)
 
     assert book.day_bases() == {0: 6}
@@ -428,3 +605,35 @@ def test_a_matrix_that_changes_in_place_multiplies_like_one_made_anew(steps: lis
         assert matrix.used(row) == len(mine)
         assert int(low[row]) == sum(quantity * int(vector[column]) for _, column, quantity in mine) % 2**64
         assert float(floats[row]) == sum(owner * (column + 3.0) for owner, column, _ in mine)
+
+
+def test_a_side_that_comes_and_goes_within_one_message_counts_once() -> None:
+    account = AccountBook(account_id=account_of("u1"), valuation="mark")
+    book = book_of()
+    book.upsert_user(user_book(position("p1", cost="10"), accounts=[account]))
+    given, missing = quoted("BTCUSDT", *[Decimal(100)] * 5), quoted("BTCUSDT", *[Decimal(100)] * 4, None)
+
+    worth = []
+    for told in ([given, missing, given], [missing, given], [missing, given, missing], [given]):
+        book.set_prices(told)
+        book.revalue(NOW_MS)
+        worth.append(book.unrealized(0))
+
+    assert worth == [90 * ONE, 90 * ONE, 0, 90 * ONE]
+
+
+def test_a_correction_of_the_days_base_is_taken_over_and_one_into_the_unknown_too() -> None:
+    book = book_of((position("p1"),))
+    today = date(2026, 3, 2)
+    loaded = user_book(position("p1"), ledger_seq=2)
+    book.start_day({0: 7}, today)
+
+    corrected = msgspec.structs.replace(loaded, ledger_seq=2, day_base=9, base_day=today)
+    book.upsert_user(msgspec.structs.replace(corrected, day_base=5, base_day=date(2026, 3, 1)))
+    assert book.holder(0).day_base == 7
+    book.upsert_user(corrected)
+    assert book.holder(0).day_base == 9
+    book.forget_base("u1", date(2026, 3, 1))
+    assert book.holder(0).day_base == 9
+    book.forget_base("u1", today)
+    assert book.holder(0).day_base is None

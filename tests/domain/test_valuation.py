@@ -1,5 +1,6 @@
 """Valuation: leaves rounded once, sums of leaves exact, unknown never a number."""
 
+from collections.abc import Mapping
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from fractions import Fraction
 
@@ -9,16 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.decimals import to_units
-from app.domain.pnl_snapshot import pnl_snapshot
-from app.domain.positions import ClosedFigures, Position
-from app.domain.prices import StreamPosition
-from app.domain.valuation import Totals, fraction, total, value_position
+from app.domain.pnl_snapshot import Prices, pnl_snapshot
+from app.domain.positions import AccountBook, AssetBook, Position, Realized, realized_of
+from app.domain.prices import Price, StreamPosition
+from app.domain.rates import RateBook
+from app.domain.valuation import fraction, value_position
 from tests.domain.books import (
     INSTRUMENTS,
     NOW_MS,
     STALE_AFTER_MS,
+    account_books,
+    account_of,
     instrument,
     plain_totals,
+    plainly,
     position,
     positions,
     price,
@@ -36,6 +41,10 @@ some_prices = st.dictionaries(st.sampled_from(SYMBOLS), prices).map(
 )
 
 
+def moment(known: Mapping[str, Price]) -> Prices:
+    return Prices(known, RateBook(INSTRUMENTS), NOW_MS, STALE_AFTER_MS)
+
+
 @given(positions("p", "u1"), prices)
 def test_market_value_is_rounded_once_half_to_even(held: Position, at: Decimal) -> None:
     value = value_position(held, price(held.symbol, at), NOW_MS, STALE_AFTER_MS)
@@ -50,48 +59,51 @@ def test_market_value_is_rounded_once_half_to_even(held: Position, at: Decimal) 
 
 
 @given(some_positions, some_prices)
-def test_totals_are_the_exact_sums_of_their_rows(held: list[Position], known: dict[str, object]) -> None:
-    rows = [(p, value_position(p, known.get(p.symbol), NOW_MS, STALE_AFTER_MS)) for p in held]  # type: ignore[arg-type]
+def test_totals_are_the_exact_sums_of_their_reported_rows(held: list[Position], known: dict[str, Price]) -> None:
+    valuation = plainly(user_book(*held), known)
+    totals, rows = valuation.totals, [one.reported for one in valuation.positions]
 
-    totals = total(rows, "USDT", None)
-
-    mine = [value for p, value in rows if p.instrument.settle == "USDT"]
-    assert totals.realized_pnl == sum(value.realized_pnl for value in mine)
-    assert totals.unrealized_pnl == sum(value.unrealized_pnl or 0 for value in mine)
-    priced = [value for value in mine if value.market_value is not None]
-    assert totals.net_exposure == sum(value.market_value or 0 for value in priced)
-    assert totals.gross_exposure == sum(abs(value.market_value or 0) for value in priced)
+    assert totals.realized_pnl == sum(row.realized.net for row in rows)
+    assert totals.unrealized_pnl == sum(row.unrealized_pnl or 0 for row in rows)
+    priced = [row.market_value for row in rows if row.market_value is not None]
+    assert totals.net_exposure == sum(priced)
+    assert totals.gross_exposure == sum(abs(value) for value in priced)
 
 
 @given(some_positions, some_prices, st.data())
-def test_any_partition_adds_up_to_the_whole(
-    held: list[Position], known: dict[str, object], data: st.DataObject
-) -> None:
+def test_any_partition_adds_up_to_the_whole(held: list[Position], known: dict[str, Price], data: st.DataObject) -> None:
     parts: list[list[Position]] = [[], [], []]
     for p in held:
         parts[data.draw(st.integers(0, 2))].append(p)
 
-    whole, apart = (plain_totals(held, known), [plain_totals(part, known) for part in parts])  # type: ignore[arg-type]
+    whole, apart = (plain_totals(held, known), [plain_totals(part, known) for part in parts])
 
-    for name in ("unrealized_pnl", "realized_pnl_gross", "fees", "funding", "gross_exposure", "net_exposure"):
+    for name in ("unrealized_pnl", "gross_exposure", "net_exposure"):
         assert getattr(whole, name) == sum(getattr(part, name) for part in apart)
+    assert whole.realized == sum((part.realized for part in apart), Realized())
     assert set(whole.unpriced) == {symbol for part in apart for symbol in part.unpriced}
 
 
 @given(some_positions, some_prices)
-def test_a_total_is_complete_only_when_nothing_is_left_out(held: list[Position], known: dict[str, object]) -> None:
-    totals = plain_totals(held, known)  # type: ignore[arg-type]
+def test_a_total_is_complete_only_when_nothing_is_left_out(held: list[Position], known: dict[str, Price]) -> None:
+    totals = plain_totals(held, known)
 
-    left_out = {p.symbol for p in held if p.instrument.settle != "USDT" or p.symbol not in known}
-    assert set(totals.unpriced) == left_out
-    assert totals.is_complete == (not left_out)
+    left_out = {p.symbol for p in held if p.symbol not in known or _lacks_a_rate(p.instrument.settle, known)}
+    unknown = {p.instrument.settle for p in held if _lacks_a_rate(p.instrument.settle, known) and realized_of(p).net}
+    assert left_out <= set(totals.unpriced) <= left_out | unknown
+    are_known = all(p.converted is None or p.converted.is_complete for p in held)
+    assert totals.is_complete == (not totals.unpriced and are_known)
+
+
+def _lacks_a_rate(settle: str, known: Mapping[str, Price]) -> bool:
+    return settle != "USDT" and RateBook(INSTRUMENTS).rate(settle, "USDT", known) is None
 
 
 def test_without_a_price_every_figure_that_needs_one_is_unknown() -> None:
     value = value_position(position(cost="100"), None, NOW_MS, STALE_AFTER_MS)
 
     assert (value.market_value, value.unrealized_pnl, value.total_pnl, value.unrealized_pnl_pct) == (None,) * 4
-    assert (value.mark, value.mark_age_ms, value.is_stale) == (None, None, False)
+    assert (value.mark, value.is_stale) == (None, False)
     assert value.cost_basis == 100 * ONE
 
 
@@ -105,7 +117,7 @@ def test_a_flat_position_is_worth_nothing_without_any_price() -> None:
     flat = position(qty="0", cost="0", cash=Decimal(5))
     value = value_position(flat, None, NOW_MS, STALE_AFTER_MS)
 
-    assert (value.market_value, value.unrealized_pnl, value.realized_pnl, value.is_stale) == (0, 0, 5 * ONE, False)
+    assert (value.market_value, value.unrealized_pnl, value.realized.net, value.is_stale) == (0, 0, 5 * ONE, False)
 
 
 @pytest.mark.parametrize(
@@ -115,8 +127,8 @@ def test_a_price_is_stale_once_it_is_older_than_allowed(age_ms: int, *, is_stale
     mark = price("BTCUSDT", "1", fresh_ms=NOW_MS - age_ms)
     value = value_position(position(), mark, NOW_MS, STALE_AFTER_MS)
 
-    assert value.is_stale is is_stale
-    assert value.mark_age_ms == max(age_ms, 0)
+    assert value.mark is not None
+    assert (value.is_stale, value.mark.age_ms) == (is_stale, max(age_ms, 0))
 
 
 def test_one_stale_price_makes_the_total_stale_and_the_oldest_says_how_old() -> None:
@@ -141,10 +153,10 @@ def test_a_fee_without_a_rate_makes_the_total_incomplete() -> None:
 
 
 def test_day_profit_is_the_change_of_total_since_the_base_or_unknown_without_one() -> None:
-    rows = [(position(cost="100"), value_position(position(cost="100"), price("BTCUSDT", "130"), NOW_MS, 1))]
+    known = {"BTCUSDT": price("BTCUSDT", "130")}
 
-    assert total(rows, "USDT", 12 * ONE).day_pnl == 18 * ONE
-    assert total(rows, "USDT", None).day_pnl is None
+    assert plainly(user_book(position(cost="100"), day_base=12 * ONE), known).totals.day_pnl == 18 * ONE
+    assert plainly(user_book(position(cost="100"), day_base=None), known).totals.day_pnl is None
 
 
 def test_a_hedge_of_two_legs_is_worth_what_the_net_position_is() -> None:
@@ -194,42 +206,52 @@ def test_inverse_profit_is_what_binance_computes() -> None:
 
 
 def test_the_snapshot_counts_what_closed_positions_left_behind() -> None:
-    closed = ClosedFigures(realized_pnl_gross=7 * ONE, fees=2 * ONE, funding=ONE, foreign_symbols=("ETHBTC",))
-    book = user_book(position(cost="100"), closed=closed, day_base=10 * ONE, ledger_seq=4)
+    left = Realized(gross=7 * ONE, fees=2 * ONE, funding=ONE)
+    book = user_book(position(cost="100"), realized=left, day_base=10 * ONE, ledger_seq=4)
 
-    body = pnl_snapshot(
-        book, {"BTCUSDT": price("BTCUSDT", "130")}, PLACE, as_of_ms=NOW_MS, stale_after_ms=STALE_AFTER_MS
-    )
+    body = pnl_snapshot(book, moment({"BTCUSDT": price("BTCUSDT", "130")}), PLACE)
 
     totals = body["totals"]
     assert (body["epoch"], body["seq"], body["ledger_seq"], body["as_of_ms"]) == (7, 104_102, 4, NOW_MS)
     assert (totals["realized_pnl"], totals["unrealized_pnl"], totals["total_pnl"]) == ("6", "30", "36")
     assert (totals["day_pnl"], totals["equity"]) == ("26", "36")
-    assert (totals["unpriced"], totals["is_complete"]) == (["ETHBTC"], False)
     assert [row["unrealized_pnl"] for row in body["positions"]] == ["30"]
-    assert body["accounts"] == [{"account_id": book.account_id, "totals": totals}]
+    assert body["accounts"] == [{"account_id": account_of("u1"), "name": "", "totals": totals}]
 
 
 @given(some_positions, some_prices)
-def test_the_snapshot_s_rows_add_up_to_its_totals_in_decimals(held: list[Position], known: dict[str, object]) -> None:
-    body = pnl_snapshot(
-        user_book(*held),
-        known,  # type: ignore[arg-type]
-        PLACE,
-        as_of_ms=NOW_MS,
-        stale_after_ms=STALE_AFTER_MS,
-    )
+def test_the_snapshot_s_rows_add_up_to_its_totals_in_decimals(held: list[Position], known: dict[str, Price]) -> None:
+    body = pnl_snapshot(user_book(*held), moment(known), PLACE)
 
-    rows = [row for row in body["positions"] if row["settle_asset"] == "USDT"]
     plenty = Context(prec=200, rounding=ROUND_HALF_EVEN)
-    for name in ("unrealized_pnl", "realized_pnl", "realized_pnl_gross", "fees", "funding"):
+    for name in ("unrealized_pnl", "realized_pnl"):
         summed = Decimal(0)
-        for row in rows:
-            summed = plenty.add(summed, Decimal(row[name] or 0))
+        for row in body["positions"]:
+            summed = plenty.add(summed, Decimal(row[f"{name}_reported"] or 0))
         assert to_units(summed) == to_units(Decimal(body["totals"][name]))
 
 
+@given(account_books("u1"), some_positions, some_prices)
+def test_equity_is_what_deposits_profit_and_rates_made_of_it(
+    accounts: tuple[AccountBook, ...], held: list[Position], known: dict[str, Price]
+) -> None:
+    totals = plainly(user_book(*held, accounts=accounts), known).totals
+
+    assert totals.equity == totals.net_deposits + totals.total_pnl + totals.fx_pnl
+
+
+def test_the_currency_effect_is_what_the_rate_did_to_a_balance_since_it_arose() -> None:
+    deposit = AssetBook(asset="BTC", deposited=2 * ONE, deposited_reported=200 * ONE)
+    book = user_book(accounts=[AccountBook(account_id=account_of("u1"), assets=(deposit,))])
+
+    totals = plainly(book, {"BTCUSDT": price("BTCUSDT", "130")}).totals
+
+    assert (totals.net_deposits, totals.total_pnl, totals.fx_pnl) == (200 * ONE, 0, 60 * ONE)
+    assert totals.equity == 260 * ONE
+    assert plainly(book, {}).totals.unpriced == ("BTC",)
+
+
 def test_totals_of_nobody_are_zero_and_complete() -> None:
-    empty: Totals = total([], "USDT", 0)
+    empty = plainly(user_book(day_base=0), {}).totals
 
     assert (empty.total_pnl, empty.day_pnl, empty.is_complete, empty.oldest_price_age_ms) == (0, 0, True, None)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from app.domain.ledger import Fill
-from app.entry.fills_file import FileProblem, FillReader, FillRow, RowProblem, read_rows
+from app.domain.text_tables import FileProblem
+from app.entry.fills_file import FillReader, FillRow, RowProblem, read_rows
 
 Write = Callable[..., Path]
 

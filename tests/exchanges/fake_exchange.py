@@ -107,7 +107,7 @@ class FakeExchange:
 
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
         path, _, query = request.path.partition("?")
-        if path.startswith("/api/"):
+        if path.startswith(("/api/", "/fapi/", "/dapi/")):
             return self._answer_rest(path, parse_qs(query))
         self.attempts += 1
         if self.refuse is not None:

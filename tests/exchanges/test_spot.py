@@ -246,7 +246,7 @@ async def test_connected_and_silent_is_tried_again_with_backoff(exchange: FakeEx
     async with follow(timing) as followed:
         await eventually(lambda: len(exchange.sessions) >= 3)
         exchange.ticks_at_once = True
-        await eventually(lambda: followed.spot._lines[0].line.state is ConnectionState.LIVE)
+        await eventually(lambda: followed.spot._lines.states[0] is ConnectionState.LIVE)
 
 
 async def test_an_exchange_that_refuses_or_is_gone_is_tried_for_ever(exchange: FakeExchange, follow: Follow) -> None:

@@ -14,6 +14,7 @@ from app.repositories.accounts import AccountRepository
 from app.repositories.database import create_engine, transaction
 from app.repositories.fills import Holder, Recorded, record_fill
 from app.repositories.positions import PositionRepository
+from app.repositories.transfers import Transfer, TransferKind, TransferRepository
 from app.repositories.users import UserRepository
 
 
@@ -40,7 +41,7 @@ async def new_user(engine: AsyncEngine, username: str) -> Holder:
     async with transaction(engine) as connection:
         user_id = await UserRepository(connection).create(username, "x")
         account_id = await AccountRepository(connection).create(user_id, "Main", "manual", "USDT")
-    return Holder(user_id, account_id)
+    return Holder(user_id, account_id, "USDT")
 
 
 @pytest.fixture
@@ -56,14 +57,17 @@ async def fill_within(
     price: str,
     *,
     listed: Instrument | None = None,
+    max_open: int = 1000,
     **more: Any,
 ) -> Recorded:
     """Record a fill in a transaction, without the user's lock."""
     listed = listed or instrument()
     fill = Fill(side=side, quantity=Decimal(quantity), price=Decimal(price), **more)
-    standing = await PositionRepository(connection).standing(holder.user_id, holder.account_id, listed.symbol, "")
+    standing = await PositionRepository(connection).standing(
+        holder.user_id, holder.account_id, listed.symbol, fill.strategy, fill.position_side
+    )
     return await record_fill(
-        connection, holder, listed, fill, standing, source="api", now=datetime.now(UTC), max_open=1000
+        connection, holder, listed, fill, standing, source="api", now=datetime.now(UTC), max_open=max_open
     )
 
 
@@ -72,3 +76,30 @@ async def fill(engine: AsyncEngine, holder: Holder, side: Side, quantity: str, p
     async with transaction(engine) as connection:
         await UserRepository(connection).advance(holder.user_id)
         return await fill_within(connection, holder, side, quantity, price, **more)
+
+
+async def transfer(
+    engine: AsyncEngine,
+    holder: Holder,
+    kind: TransferKind,
+    amount: str,
+    *,
+    asset: str = "USDT",
+    rate: str | None = "1",
+    at: datetime | None = None,
+) -> Transfer:
+    """Record a transfer in a transaction of its own, under the user's lock."""
+    now = datetime.now(UTC)
+    async with transaction(engine) as connection:
+        await UserRepository(connection).advance(holder.user_id)
+        return await TransferRepository(connection).add(
+            user_id=holder.user_id,
+            account_id=holder.account_id,
+            kind=kind,
+            asset=asset,
+            amount=Decimal(amount),
+            rate_to_reporting=None if rate is None else Decimal(rate),
+            note="",
+            at=at or now,
+            now=now,
+        )

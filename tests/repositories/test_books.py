@@ -7,11 +7,12 @@ from uuid import uuid4
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.domain.positions import Realized
 from app.domain.shards import shard_of, shards_of
-from app.repositories.books import _IN_SHARD, BookRepository
+from app.repositories.books import IN_SHARD, BookRepository
 from app.repositories.fills import Holder
 
-from .conftest import fill, instrument, new_user
+from .conftest import fill, instrument, new_user, transfer
 
 
 async def test_a_book_holds_open_positions_and_the_sums_of_closed_ones(engine: AsyncEngine, alice: Holder) -> None:
@@ -19,18 +20,47 @@ async def test_a_book_holds_open_positions_and_the_sums_of_closed_ones(engine: A
     await fill(engine, alice, "buy", third, third, fee=Decimal("0.5"))
     await fill(engine, alice, "sell", third, "1", fee=Decimal("0.25"))
     held = await fill(engine, alice, "buy", "2", "100")
-    coins = await fill(engine, alice, "buy", "1", "0.05", listed=instrument("ETHBTC", "BTC"))
-    await fill(engine, alice, "sell", "1", "0.06", listed=instrument("ETHBTC", "BTC"))
 
     [book] = await BookRepository(engine).load([alice.user_id])
 
     assert book.positions == (held.position,)
-    assert (book.account_id, book.currency, book.ledger_seq) == (alice.account_id, "USDT", 5)
+    assert (book.currency, book.ledger_seq) == ("USDT", 3)
+    [account] = book.accounts
+    assert (account.account_id, account.name, account.valuation) == (alice.account_id, "Main", "auto")
+    [sums] = account.assets
     # One third times two thirds has 36 places; published it is rounded once, half to even.
-    assert book.closed.realized_pnl_gross == 222_222_222_222_222_222
-    assert book.closed.fees == 750_000_000_000_000_000
-    assert book.closed.fees_are_complete
-    assert book.closed.foreign_symbols == (coins.position.symbol,)
+    assert sums.realized == Realized(gross=222_222_222_222_222_222, fees=750_000_000_000_000_000)
+    assert sums.reported == sums.realized
+    assert sums.is_complete
+
+
+async def test_what_settles_elsewhere_is_kept_in_its_asset_and_as_reported_at_the_rates_of_its_times(
+    engine: AsyncEngine, alice: Holder
+) -> None:
+    coins = instrument("ETHBTC", "BTC")
+    await fill(engine, alice, "buy", "1", "0.05", listed=coins, rate_to_reporting=Decimal(50_000))
+    await fill(engine, alice, "sell", "1", "0.06", listed=coins, rate_to_reporting=Decimal(60_000))
+
+    [book] = await BookRepository(engine).load([alice.user_id])
+
+    [sums] = book.accounts[0].assets
+    assert sums.asset == "BTC"
+    assert sums.realized == Realized(gross=10**16)
+    assert sums.reported == Realized(gross=600 * 10**18)
+    assert sums.is_complete
+
+
+async def test_a_rate_that_was_not_known_makes_the_sums_incomplete(engine: AsyncEngine, alice: Holder) -> None:
+    coins = instrument("ETHBTC", "BTC")
+    await fill(engine, alice, "buy", "1", "0.05", listed=coins)
+    await fill(engine, alice, "sell", "1", "0.06", listed=coins)
+
+    [book] = await BookRepository(engine).load([alice.user_id])
+
+    [sums] = book.accounts[0].assets
+    assert sums.realized == Realized(gross=10**16)
+    assert sums.reported == Realized()
+    assert not sums.is_complete
 
 
 async def test_an_unpriced_fee_of_a_closed_position_makes_its_sums_incomplete(
@@ -41,7 +71,44 @@ async def test_an_unpriced_fee_of_a_closed_position_makes_its_sums_incomplete(
 
     [book] = await BookRepository(engine).load([alice.user_id])
 
-    assert not book.closed.fees_are_complete
+    assert not book.accounts[0].assets[0].is_complete
+
+
+async def test_transfers_are_flows_and_adjustments_are_profit(engine: AsyncEngine, alice: Holder) -> None:
+    await fill(engine, alice, "buy", "1", "100")
+    await fill(engine, alice, "sell", "1", "103")
+    await transfer(engine, alice, "deposit", "1000")
+    await transfer(engine, alice, "withdrawal", "-100")
+    await transfer(engine, alice, "adjustment", "-1")
+    await transfer(engine, alice, "deposit", "2", asset="BTC", rate="50000")
+    await transfer(engine, alice, "deposit", "1", asset="ETH", rate=None)
+
+    [book] = await BookRepository(engine).load([alice.user_id])
+
+    by_asset = {sums.asset: sums for sums in book.accounts[0].assets}
+    dollars, coins, ether = by_asset["USDT"], by_asset["BTC"], by_asset["ETH"]
+    assert (dollars.realized.gross, dollars.deposited) == (2 * 10**18, 900 * 10**18)
+    assert (coins.deposited, coins.deposited_reported) == (2 * 10**18, 100_000 * 10**18)
+    assert (ether.deposited, ether.deposited_reported) == (10**18, 0)
+    assert [dollars.is_complete, coins.is_complete, ether.is_complete] == [True, True, False]
+
+
+async def test_closed_positions_are_told_apart_by_account_strategy_and_symbol(
+    engine: AsyncEngine, alice: Holder
+) -> None:
+    for strategy in ("", "grid"):
+        await fill(engine, alice, "buy", "1", "100", strategy=strategy)
+        await fill(engine, alice, "sell", "1", "107", strategy=strategy)
+    await fill(engine, alice, "buy", "1", "100")
+
+    loaded = await BookRepository(engine).load_with_closed(alice.user_id)
+
+    assert loaded is not None
+    assert sorted((leaf.strategy, leaf.symbol, leaf.reported.gross) for leaf in loaded[1]) == [
+        ("", "BTCUSDT", 7 * 10**18),
+        ("grid", "BTCUSDT", 7 * 10**18),
+    ]
+    assert await BookRepository(engine).load_with_closed("00000000-0000-4000-8000-000000000000") is None
 
 
 async def test_users_that_do_not_exist_are_left_out(engine: AsyncEngine, alice: Holder) -> None:
@@ -77,7 +144,7 @@ async def test_loading_many_takes_as_many_statements_as_loading_one(engine: Asyn
         counts.append(0)
         await BookRepository(engine).load(ids)
 
-    assert counts[0] == counts[1] <= 4
+    assert counts[0] == counts[1] <= 6
 
 
 async def test_the_base_of_the_day_is_what_was_recorded_first(engine: AsyncEngine, alice: Holder) -> None:
@@ -114,7 +181,7 @@ async def test_heads_tell_who_changed_since_a_moment(engine: AsyncEngine, alice:
 
 async def test_the_database_reckons_the_same_shard_for_every_user(engine: AsyncEngine) -> None:
     ids = [str(uuid4()) for _ in range(10_000)]
-    query = text(f"SELECT u.id::text FROM unnest(CAST(:ids AS uuid[])) AS u (id) WHERE {_IN_SHARD}")
+    query = text(f"SELECT u.id::text FROM unnest(CAST(:ids AS uuid[])) AS u (id) WHERE {IN_SHARD}")
 
     for shards in (2, 3, 64):
         for shard in {0, 1, shards - 1}:

@@ -58,7 +58,7 @@ async def test_without_the_users_lock_a_late_writer_is_refused_not_lost(engine: 
             assert standing is not None
             read.set()
             await written.wait()
-            await repository.move(standing, FLAT, at=standing.opened_at, now=standing.opened_at)
+            await repository.move(standing, FLAT, None, at=standing.opened_at, now=standing.opened_at)
 
     late = asyncio.create_task(slow())
     await read.wait()
@@ -88,7 +88,9 @@ async def test_without_the_users_lock_a_second_first_fill_is_refused(engine: Asy
             account_id=alice.account_id,
             instrument=instrument(),
             strategy="",
+            position_side="net",
             state=state,
+            converted=None,
             at=now,
             now=now,
         )

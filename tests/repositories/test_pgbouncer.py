@@ -19,7 +19,7 @@ from app.repositories.leases import LeaseRepository
 from app.repositories.migrate import is_current, upgrade
 from tests.pgbouncer import SERVERS, PgBouncer
 
-from . import test_books, test_database, test_fills, test_leases
+from . import test_books, test_corrections, test_database, test_fills, test_funding_turns, test_leases, test_realized
 from .conftest import fill, new_user
 
 leases = test_leases.leases
@@ -45,6 +45,9 @@ test_without_the_users_lock_a_second_first_fill_is_refused = (
 test_a_rolled_back_change_leaves_no_hole_in_the_numbers = (
     test_fills.test_a_rolled_back_change_leaves_no_hole_in_the_numbers
 )
+test_corrections_and_fills_at_once_all_count = test_corrections.test_corrections_and_fills_at_once_all_count
+test_two_workers_at_once_pay_once = test_funding_turns.test_two_workers_at_once_pay_once
+test_many_fills_are_read_a_part_at_a_time = test_realized.test_many_fills_are_read_a_part_at_a_time
 test_every_transaction_has_a_statement_timeout = test_database.test_every_transaction_has_a_statement_timeout
 test_a_connection_that_was_cut_is_replaced = test_database.test_a_connection_that_was_cut_is_replaced
 test_a_snapshot_sees_one_moment_and_writes_nothing = test_database.test_a_snapshot_sees_one_moment_and_writes_nothing

@@ -234,6 +234,7 @@ async def test_state_tells_who_is_connected_and_what_they_asked(simulator, http,
     assert state["connections"] == [
         {
             "number": 1,
+            "venue": "spot",
             "combined": True,
             "streams": ["btcusdt@bookTicker"],
             "control_messages": 1,

@@ -186,7 +186,7 @@ async def test_too_much_weight_is_refused_with_429_and_going_on_with_418(start, 
 
 
 def test_a_second_ban_is_twice_as_long() -> None:
-    budget = WeightBudget(Rules(weight_per_minute=1, refusals_before_ban=0))
+    budget = WeightBudget(1, Rules(refusals_before_ban=0))
     bans = []
     for start_ms in (0, 600_000):
         budget.spend("a", 1, start_ms)
@@ -197,7 +197,7 @@ def test_a_second_ban_is_twice_as_long() -> None:
 
 
 def test_weight_is_counted_per_address_and_forgotten_with_the_minute() -> None:
-    budget = WeightBudget(Rules(weight_per_minute=10))
+    budget = WeightBudget(10, Rules())
     assert budget.spend("a", 10, 59_000) is None
     assert budget.spend("b", 10, 59_000) is None
     refusal = budget.spend("a", 1, 59_000)

@@ -37,9 +37,7 @@ async def test_a_raw_path_gives_bare_payloads(simulator: SimulatorHandle, dial, 
     )
 
 
-@pytest.mark.parametrize(
-    "path", ["/stream?streams=btcusdt@bookTicker", "/market/stream?streams=btcusdt%40bookTicker/x"]
-)
+@pytest.mark.parametrize("path", ["/stream?streams=btcusdt@bookTicker", "/any/stream?streams=btcusdt%40bookTicker/x"])
 async def test_a_stream_path_wraps_payloads_with_their_stream(simulator: SimulatorHandle, dial, path: str) -> None:
     client = await dial(simulator, path)
     set_bitcoin(simulator)

@@ -12,15 +12,26 @@ import numpy as np
 from redis.asyncio import Redis
 
 from app.bus import keys
-from app.bus.messages import Columns, LedgerEvent, MarkUpdate, PnlFlush, PriceFlush, RowUpdate, SessionEnded, UserUpdate
+from app.bus.messages import (
+    BalanceUpdate,
+    Columns,
+    LedgerEvent,
+    MarkUpdate,
+    PnlFlush,
+    PriceFlush,
+    RateUpdate,
+    RowUpdate,
+    SessionEnded,
+    UserUpdate,
+)
 from app.bus.prices import PricePublisher
-from app.domain.decimals import to_units
+from app.domain.decimals import convert_units, to_units
 from app.domain.instruments import Instrument
 from app.domain.ledger import Fill, LedgerState, apply_fill
-from app.domain.positions import Position, Status
+from app.domain.positions import Converted, Position, Realized, Status, reported_of
 from app.domain.prices import Feed, Price, StreamPosition
 from app.domain.statements import position_statement
-from app.domain.valuation import value_position
+from app.domain.valuation import Valued, report, value_position
 
 LIVE = Feed(state="live", source="binance", age_ms=41)
 _MOVING = (
@@ -32,6 +43,8 @@ _MOVING = (
     "unrealized_pnl",
     "unrealized_pnl_pct",
     "total_pnl",
+    "unrealized_pnl_reported",
+    "rate_to_reporting",
 )
 _OPENED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -98,6 +111,7 @@ def position(
         opened_at=_OPENED,
         updated_at=_OPENED,
         version=version,
+        converted=None if settle == "USDT" else Converted(),
     )
 
 
@@ -116,7 +130,8 @@ def closed(held: Position, at: str) -> Position:
 
 def row_update(slot: int, held: Position) -> RowUpdate:
     value = value_position(held, None, 0, 5000)
-    statement: dict[str, Any] = position_statement(held, value)
+    valued = Valued(held, value, report(held, value, None), None, is_stale=False)
+    statement: dict[str, Any] = position_statement(valued)
     for name in _MOVING:
         del statement[name]
     is_open: Status = "open"
@@ -124,6 +139,7 @@ def row_update(slot: int, held: Position) -> RowUpdate:
         slot=slot,
         position_id=held.position_id,
         symbol=held.symbol,
+        mark=held.symbol,
         version=held.version,
         is_open=held.status == is_open,
         cost_basis=str(value.cost_basis),
@@ -149,10 +165,11 @@ class Trader:
         self.held = dict(held)
         self.ledger_seq = ledger_seq
         self.gone: list[Position] = []
-        self.foreign: list[str] = []
+        self.balances: list[BalanceUpdate] = []
+        self.net_deposits = 0
 
     def update(self, *, full: bool, rows: Sequence[RowUpdate] | None = None, removed: Sequence[int] = ()) -> UserUpdate:
-        everything = [value_position(held, None, 0, 5000) for held in [*self.held.values(), *self.gone]]
+        realized = sum((reported_of(held) for held in [*self.held.values(), *self.gone]), Realized())
         return UserUpdate(
             user_id=self.user_id,
             slot=self.slot,
@@ -160,18 +177,19 @@ class Trader:
             full=full,
             currency="USDT",
             figures={
-                "realized_pnl_gross": str(sum(value.realized_pnl_gross for value in everything)),
-                "fees": str(sum(value.fees for value in everything)),
+                "realized_pnl_gross": str(realized.gross),
+                "fees": str(realized.fees),
                 "funding": "0",
+                "net_deposits": str(self.net_deposits),
                 "day_base": "0",
             },
             fees_are_complete=True,
-            foreign_symbols=self.foreign,
+            balances=self.balances,
             rows=[row_update(slot, held) for slot, held in self.held.items()] if rows is None else list(rows),
             removed_slots=list(removed),
         )
 
-    def worth(self, prices: Mapping[str, str]) -> tuple[int, dict[int, int]]:
+    def worth(self, prices: Mapping[str, str], rates: Mapping[str, str]) -> tuple[int, dict[int, int]]:
         """Unrealised P&L in units: the total, and by row slot."""
         rows = {
             slot: to_units(held.instrument.value(held.state.signed_qty, Decimal(prices[held.symbol])))
@@ -179,8 +197,11 @@ class Trader:
             for slot, held in self.held.items()
             if held.symbol in prices
         }
-        counted = sum(value for slot, value in rows.items() if self.held[slot].instrument.settle == "USDT")
-        return counted, rows
+        return sum(self._reported(self.held[slot], value, rates) for slot, value in rows.items()), rows
+
+    def _reported(self, held: Position, value: int, rates: Mapping[str, str]) -> int:
+        cost, rate = to_units(held.state.cost), Decimal(rates.get(held.instrument.settle, "0"))
+        return value if held.converted is None else convert_units(value + cost, rate) - convert_units(cost, rate)
 
 
 def pnl_flush(
@@ -194,13 +215,14 @@ def pnl_flush(
     epoch: int = 7,
     revision: int = 0,
     stale: Sequence[str] = (),
+    rates: Mapping[str, str] | None = None,
 ) -> PnlFlush:
-    """A P&L flush in which the traders' figures are those at these prices."""
+    """A P&L flush in which the traders' figures are those at these prices, and rates into USDT."""
     prices = prices or {}
     totals: dict[int, int] = {}
     rows: dict[int, int] = {}
     for trader in traders:
-        totals[trader.slot], by_row = trader.worth(prices)
+        totals[trader.slot], by_row = trader.worth(prices, rates or {})
         rows.update(by_row)
     moment = now_ms()
     return PnlFlush(
@@ -214,6 +236,7 @@ def pnl_flush(
         marks=[MarkUpdate(symbol, value, "mid", symbol in stale, moment) for symbol, value in prices.items()],
         user_unrealized=columns(totals),
         row_unrealized=columns(rows),
+        rates=[RateUpdate(asset, "USDT", rate, asset in stale, moment) for asset, rate in (rates or {}).items()],
     )
 
 

@@ -211,7 +211,8 @@ async def test_what_a_client_that_does_not_read_asks_for_is_not_carried_out(
         for number in range(400):
             client.say(type="subscribe", id=number, channel="prices", symbols=SYMBOLS)
         connection = next(iter(server.stream.manager.connections()))
-        socket_of = connection.outlet._socket  # type: ignore[attr-defined]
+        socket_of = connection.outlet
+        assert isinstance(socket_of, RawWebSocket)
         most = 0
         while len(server.stream.manager):
             most = max(most, socket_of.transport.get_write_buffer_size())

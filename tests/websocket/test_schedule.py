@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 from app.bus.messages import PriceHead
 from app.domain.protocol import Close
@@ -30,9 +31,6 @@ class KeptFrames:
     def send(self, *payloads: bytes) -> None:
         self.frames.extend(payloads)
 
-    async def wait_writable(self) -> None:
-        return
-
     def close(self, code: Close, reason: str) -> None:
         self.close_code = code
 
@@ -42,9 +40,9 @@ class CountingDelivery(Delivery):
 
     looks = 0
 
-    def payloads(self, connection: Connection, now: float) -> list[bytes]:
-        self.looks += 1
-        return super().payloads(connection, now)
+    def payloads_of(self, connections: Sequence[Connection], now: float) -> list[list[bytes]]:
+        self.looks += len(connections)
+        return super().payloads_of(connections, now)
 
 
 class Room:
@@ -165,3 +163,35 @@ async def test_with_many_idle_connections_not_each_commit_looks_at_all_of_them()
         assert room.delivery.looks < 50 * len(idle) / 4
         room.state.watch("ETHUSDT")
         await until(lambda: all(connection.sent == room.state.ordinal for connection in idle))
+
+
+async def test_while_a_crowd_is_let_in_a_turn_is_shorter_and_everybody_is_still_served() -> None:
+    room = Room()
+    outlets = [room.enter()[1] for _ in range(500)]
+    room.schedule.arriving = 1000
+    turns: list[int] = []
+    room.flush()
+    async with running(room):
+        while not all(outlet.frames for outlet in outlets):
+            await asyncio.sleep(0)
+            turns.append(sum(len(outlet.frames) for outlet in outlets))
+    longest = max(later - earlier for earlier, later in pairwise([0, *turns]))
+    assert longest < 100
+
+
+async def test_who_has_figures_is_told_sooner_that_no_more_come_than_who_waits_for_the_first() -> None:
+    state = StreamState(stale_after_ms=5000, is_wanted=lambda user: True, now=0.0)
+    state.load_prices(PriceHead(7, 0, 1, LIVE), {}, 0.0)
+    state.offer_prices(price_flush(1), 0.0)
+    delivery = Delivery(state)
+    told: dict[str, list[float]] = {"shown before": [], "first": []}
+    connections = {name: Connection(name, Identity("alice", "s", 2**52), None, KeptFrames(), 10) for name in told}
+    for connection in connections.values():
+        connection.wants_pnl = True
+        connection.status = state.health.version
+    connections["shown before"].pnl_sent = 1
+    for tick in range(40):
+        for name, connection in connections.items():
+            if any(b'"degraded":["pnl"]' in frame for frame in delivery.payloads_of([connection], 10 + tick / 10)[0]):
+                told[name].append(tick / 10)
+    assert told == {"shown before": [1.1], "first": [3.1]}

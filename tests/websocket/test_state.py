@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.bus.messages import MarkUpdate, PriceHead
+from app.bus.messages import BalanceUpdate, MarkUpdate, PriceHead
 from app.domain import protocol
 from app.domain.prices import Feed, StreamPosition
 from app.websocket import frames
 from app.websocket.frames import Interest
 from app.websocket.state import STAGING_S, StreamState
-from tests.websocket.market import LIVE, Trader, closed, pnl_flush, position, price, price_flush, row_update
+from tests.websocket.market import LIVE, Trader, closed, columns, pnl_flush, position, price, price_flush, row_update
 
 T0 = 1_000_000
 
@@ -42,14 +42,28 @@ def state_with_alice() -> tuple[StreamState, Trader]:
     return state, trader
 
 
+def state_with_bitcoin() -> tuple[StreamState, Trader]:
+    """A state, and a trader of whom it does not know yet: he has a pair of coins, and deposited two at 100 each."""
+    held = {1: position("p1", "BTCUSDT", "1", "100"), 2: position("p2", "ETHBTC", "1", "0.05", settle="BTC")}
+    trader = Trader("alice", 0, held)
+    trader.net_deposits = 200 * 10**18
+    trader.balances = [BalanceUpdate("BTC", str(2 * 10**18), str(200 * 10**18))]
+    return state_at_flush(), trader
+
+
 def update_of(state: StreamState, since: int, *, watched: bool = True, user: str = "alice") -> dict[str, Any] | None:
     interest = Interest(
+        lane=state.lane_of(user),
         watched=state.watched.values() if watched else (),
-        view=state.mirror.users.get(user),
+        view=state.view_of(user),
         pnl=True,
         positions=True,
+        since=since,
+        pnl_since=since,
+        positions_since=since,
+        merged=1,
     )
-    text = frames.update(state, interest, since, 1)
+    (text,) = frames.updates([interest])
     if text is None:
         return None
     msgspec.json.decode(text, type=protocol.ServerMessage)
@@ -277,19 +291,73 @@ class TestFigures:
         rows = json.loads(frames.positions_snapshot(state, state.mirror.users["alice"]))["positions"]
         assert [row["unrealized_pnl"] for row in rows] == [None, None]
 
-    def test_a_position_in_another_currency_is_left_out_of_the_totals(self) -> None:
-        state = state_at_flush()
-        held = {1: position("p1", "BTCUSDT", "1", "100"), 2: position("p2", "ETHBTC", "1", "0.05", settle="BTC")}
-        trader = Trader("alice", 0, held)
-        trader.foreign = ["ETHBTC"]
+    def test_a_position_in_another_asset_counts_at_the_rate(self) -> None:
+        state, trader = state_with_bitcoin()
+        now = {"BTCUSDT": "110", "ETHBTC": "0.06"}
+        flush = pnl_flush(1, 1, [trader], now, users=[trader.update(full=True)], rates={"BTC": "110"})
+        state.offer_pnl(flush, 0.0)
+        view = state.mirror.users["alice"]
+        totals = json.loads(frames.pnl_snapshot(state, view))["pnl"]
+        rows = {row["symbol"]: row for row in json.loads(frames.positions_snapshot(state, view))["positions"]}
+        assert (totals["unrealized_pnl"], totals["gross_exposure"]) == ("11.1", "116.6")
+        assert (rows["ETHBTC"]["unrealized_pnl"], rows["ETHBTC"]["unrealized_pnl_reported"]) == ("0.01", "1.1")
+        assert [rows[symbol]["rate_to_reporting"] for symbol in ("BTCUSDT", "ETHBTC")] == ["1", "110"]
+        assert totals["is_complete"] is True
+
+    def test_without_a_rate_the_position_and_the_asset_are_named(self) -> None:
+        state, trader = state_with_bitcoin()
         now = {"BTCUSDT": "110", "ETHBTC": "0.06"}
         state.offer_pnl(pnl_flush(1, 1, [trader], now, users=[trader.update(full=True)]), 0.0)
         view = state.mirror.users["alice"]
         totals = json.loads(frames.pnl_snapshot(state, view))["pnl"]
+        rows = {row["symbol"]: row for row in json.loads(frames.positions_snapshot(state, view))["positions"]}
         assert totals["unrealized_pnl"] == "10"
-        assert totals["gross_exposure"] == "110"
-        assert totals["unpriced"] == ["ETHBTC"]
+        assert totals["unpriced"] == ["BTC", "ETHBTC"]
         assert totals["is_complete"] is False
+        assert (rows["ETHBTC"]["unrealized_pnl"], rows["ETHBTC"]["unrealized_pnl_reported"]) == ("0.01", None)
+
+    def test_a_rate_that_moves_alone_is_told_with_the_rows_and_the_effect_on_balances(self) -> None:
+        state, trader = state_with_bitcoin()
+        now = {"BTCUSDT": "110", "ETHBTC": "0.06"}
+        flush = pnl_flush(1, 1, [trader], now, users=[trader.update(full=True)], rates={"BTC": "110"})
+        state.offer_pnl(flush, 0.0)
+        before = state.ordinal
+        moved = pnl_flush(2, 2, [trader], now, rates={"BTC": "120"})
+        state.offer_pnl(msgspec.structs.replace(moved, marks=[], row_unrealized=columns({})), 0.1)
+        frame = update_of(state, before)
+        assert frame is not None
+        (row,) = frame["positions"]
+        assert (row["rate_to_reporting"], row["unrealized_pnl"], row["unrealized_pnl_reported"]) == (
+            "120",
+            "0.01",
+            "1.2",
+        )
+        # Two coins were deposited at 100 each.
+        assert frame["pnl"]["fx_pnl"] == "40"
+        assert "net_deposits" not in frame["pnl"]
+        assert frame["pnl"]["unrealized_pnl"] == "11.2"
+        assert Decimal(frame["pnl"]["equity"]) == 200 + Decimal(frame["pnl"]["total_pnl"]) + 40
+
+    def test_a_stale_rate_makes_its_rows_and_the_total_stale(self) -> None:
+        state, trader = state_with_bitcoin()
+        now = {"BTCUSDT": "110", "ETHBTC": "0.06"}
+        state.offer_pnl(pnl_flush(1, 1, [trader], now, users=[trader.update(full=True)], rates={"BTC": "110"}), 0.0)
+        before = state.ordinal
+        state.offer_pnl(pnl_flush(2, 2, [trader], now, rates={"BTC": "110"}, stale=["BTC"]), 0.1)
+        frame = update_of(state, before)
+        assert frame is not None
+        assert {row["symbol"]: row["is_stale"] for row in frame["positions"]} == {"BTCUSDT": False, "ETHBTC": True}
+        assert frame["pnl"]["is_stale"] is True
+
+    def test_a_transfer_is_told_with_the_equity_it_makes(self) -> None:
+        state, trader = state_with_alice()
+        before = state.ordinal
+        trader.net_deposits = 500 * 10**18
+        state.offer_pnl(pnl_flush(2, 2, [], {}, users=[trader.update(full=False, rows=[])]), 0.1)
+        frame = update_of(state, before)
+        assert frame is not None
+        assert (frame["pnl"]["net_deposits"], frame["pnl"]["fx_pnl"]) == ("500", "0")
+        assert Decimal(frame["pnl"]["equity"]) == 500 + Decimal(frame["pnl"]["total_pnl"])
 
 
 class TestStructure:

@@ -293,6 +293,15 @@ class TestPnl:
         assert update["prices"][0]["is_stale"] is True
 
 
+class TestSnapshots:
+    async def test_rows_that_a_snapshot_has_shown_are_not_sent_again(self, server: Server) -> None:
+        client = await pnl_subscriber(server)
+        await server.market.flush({"BTCUSDT": "68000"})
+        update = await client.next("update")
+        assert update["positions"]
+        assert all("entry_price" not in row for row in update["positions"])
+
+
 async def keep_flushing(server: Server) -> None:
     while True:
         await server.market.flush()

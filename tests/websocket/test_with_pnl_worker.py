@@ -2,25 +2,31 @@
 
 import json
 import random
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
+
+import msgspec
 
 from app.bus.interest import digest
 from app.bus.messages import Interest, PriceHead
 from app.bus.pnl import decode_pnl_flush, encode_pnl_flush
 from app.domain.book import Book
-from app.domain.decimals import format_units
-from app.domain.positions import ClosedFigures, Position, UserBook
+from app.domain.pnl_snapshot import Prices, pnl_snapshot
+from app.domain.positions import AccountBook, AssetBook, Position, UserBook
 from app.domain.prices import StreamPosition
-from app.domain.valuation import total, value_position
+from app.domain.rates import RateBook
 from app.websocket import frames
 from app.websocket.state import StreamState
 from app.workers.cache_round import CacheRound
 from app.workers.pnl_publication import Publication
 from app.workers.watchers import Watchers
-from tests.websocket.market import LIVE, closed, now_ms, position, price
+from tests.websocket.market import LIVE, closed, instrument, now_ms, position, price, price_flush
 
 SYMBOLS = ["BTCUSDT", "ETHUSDT", "SHIBUSDT", "DOGEUSDT"]
+MOVING = ("mark_price", "unrealized_pnl", "unrealized_pnl_pct", "is_stale")
+CONVERTED = (*MOVING, "rate_to_reporting", "unrealized_pnl_reported")
+ACCOUNT = AccountBook(account_id="account-of-alice")
 
 
 class Pair:
@@ -32,23 +38,30 @@ class Pair:
         self.publication = Publication(self.book, self.watchers, CacheRound(), book_epoch=3)
         self.state = StreamState(stale_after_ms=5000, is_wanted=lambda user: True, now=0.0)
         self.state.load_prices(PriceHead(7, 1, now_ms(), LIVE), {}, 0.0)
-        self.flush = 1
+        self.state.offer_prices(price_flush(2), 0.0)
+        self.state.check_silence(0.0)
+        self.flush = 2
         self.held: dict[str, Position] = {}
+        self.accounts: tuple[AccountBook, ...] = ()
+        self.rates = RateBook([instrument("BTCUSDT"), instrument("ETHUSDT"), instrument("USDTEUR", "EUR")])
+        self.book.set_rates(self.rates)
+        self.as_of_ms = 0
 
-    def load(self, *held: Position) -> None:
+    def load(self, *held: Position, accounts: Sequence[AccountBook] = (ACCOUNT,)) -> None:
         self.held = {one.position_id: one for one in held}
-        self.book.upsert_user(
-            UserBook(
-                user_id="alice",
-                account_id="account-of-alice",
-                ledger_seq=1,
-                currency="USDT",
-                positions=held,
-                closed=ClosedFigures(),
-                day_base=0,
-            )
-        )
+        self.accounts = tuple(accounts)
+        self.book.upsert_user(self.user_book())
         self.watchers.apply(Interest("web", digest(["alice"]), added=["alice"]))
+
+    def user_book(self) -> UserBook:
+        return UserBook(
+            user_id="alice",
+            ledger_seq=1,
+            currency="USDT",
+            accounts=self.accounts,
+            positions=tuple(self.held.values()),
+            day_base=0,
+        )
 
     def price(self, prices: dict[str, str]) -> int:
         """New prices. Gives the last commit before them."""
@@ -58,7 +71,7 @@ class Pair:
     def tell(self) -> int:
         before = self.state.ordinal
         self.flush += 1
-        moment = now_ms()
+        moment = self.as_of_ms = now_ms()
         event_ms = moment if self.book.prices.known else 0
         told = self.publication.compose(StreamPosition(7, self.flush), as_of_ms=moment, event_ms=event_ms)
         for _, message in told:
@@ -67,17 +80,28 @@ class Pair:
         return before
 
     def update(self, since: int) -> dict[str, Any]:
-        interest = frames.Interest((), self.state.mirror.users["alice"], pnl=True, positions=True)
-        text = frames.update(self.state, interest, since, 1)
+        view = self.state.mirror.users["alice"]
+        interest = frames.Interest(self.state.only_lane, (), view, True, True, since, since, since, merged=1)
+        (text,) = frames.updates([interest])
         assert text is not None
         decoded: dict[str, Any] = json.loads(text)
         return decoded
 
+    def snapshot(self) -> dict[str, Any]:
+        """The whole P&L by the plain form of the arithmetic."""
+        prices = Prices(self.book.prices.known, self.rates, self.as_of_ms, 5000)
+        return pnl_snapshot(self.user_book(), prices, StreamPosition(7, self.flush))
+
     def expected(self) -> str:
-        """The total by the plain form of the arithmetic."""
-        known = self.book.prices.known
-        valued = [(one, value_position(one, known.get(one.symbol), now_ms(), 5000)) for one in self.held.values()]
-        return format_units(total(valued, "USDT", 0).unrealized_pnl)
+        """The total of it."""
+        unrealized: str = self.snapshot()["totals"]["unrealized_pnl"]
+        return unrealized
+
+    def shown(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """The snapshots of totals and of positions, as a connection gets them."""
+        view = self.state.mirror.users["alice"]
+        totals = json.loads(frames.pnl_snapshot(self.state, view))["pnl"]
+        return totals, json.loads(frames.positions_snapshot(self.state, view))["positions"]
 
 
 def test_totals_and_rows_are_the_plain_arithmetic_over_many_flushes() -> None:
@@ -97,6 +121,51 @@ def test_totals_and_rows_are_the_plain_arithmetic_over_many_flushes() -> None:
         rows |= {row["position_id"]: Decimal(row["unrealized_pnl"]) for row in frame["positions"]}
         assert frame["pnl"]["unrealized_pnl"] == pair.expected()
         assert sum(rows.values()) == Decimal(frame["pnl"]["unrealized_pnl"])
+
+
+def test_converted_rows_balances_and_totals_are_those_of_the_snapshot_over_many_flushes() -> None:
+    pair = Pair()
+    one = 10**18
+    deposits = (
+        AssetBook(asset="BTC", deposited=one // 3, deposited_reported=20_000 * one),
+        AssetBook(asset="ETH", deposited=7 * one, deposited_reported=9_000 * one),
+        AssetBook(asset="DOGE", deposited=one, deposited_reported=one),
+    )
+    accounts = [
+        AccountBook(account_id="account-of-alice", assets=deposits),
+        AccountBook(account_id="other", valuation="exit", assets=deposits[:1]),
+    ]
+    pair.load(
+        position("p1", "BTCUSDT", "0.5", "64000.1"),
+        position("p2", "ETHBTC", "-3.00001", "0.0412", settle="BTC"),
+        position("p3", "BTCEUR", "0.25", "59000", settle="EUR"),
+        msgspec.structs.replace(position("p4", "BTCUSDT", "-0.1", "64000"), account_id="other"),
+        msgspec.structs.replace(position("p5", "BTCEUR", "2", "59000", settle="EUR"), account_id="other"),
+        accounts=accounts,
+    )
+    chance = random.Random(2)
+    ranges = {"BTCUSDT": 70000, "ETHUSDT": 3000, "ETHBTC": 0.05, "BTCEUR": 60000, "USDTEUR": 1, "DOGEUSDT": 1}
+    rows: dict[str, dict[str, Any]] = {}
+    totals: dict[str, Any] = {}
+    for step in range(60):
+        # The rate of EUR comes late, that of DOGE never.
+        symbols = sorted(ranges)[: -1 if step < 10 else None]
+        moved = {name: f"{ranges[name] * chance.uniform(0.9, 1.1):.8f}" for name in chance.sample(symbols, 2)}
+        frame = pair.update(pair.price(moved))
+        for row in frame.get("positions", []):
+            rows[row["position_id"]] = rows.get(row["position_id"], {}) | row
+        totals |= frame.get("pnl", {})
+        plain = pair.snapshot()
+        shown, positions = pair.shown()
+        assert shown == plain["totals"]
+        assert positions == plain["positions"]
+        assert totals == {name: plain["totals"][name] for name in totals}
+        summed = sum(Decimal(row["unrealized_pnl_reported"] or 0) for row in positions)
+        assert summed == Decimal(totals["unrealized_pnl"])
+        for row in plain["positions"]:
+            told = CONVERTED if row["settle_asset"] != "USDT" else MOVING
+            assert {name: rows[row["position_id"]][name] for name in told} == {name: row[name] for name in told}
+    assert totals["unpriced"] == ["DOGE"]
 
 
 def test_before_any_price_no_moment_of_the_exchange_is_told() -> None:

@@ -166,6 +166,12 @@ def test_connections_are_bounded_by_the_file_descriptors(descriptor_limit: Calla
     assert connections_permitted(10) == 10
 
 
+def test_of_many_file_descriptors_most_are_for_clients(descriptor_limit: Callable[[int], None]) -> None:
+    descriptor_limit(10_000)
+
+    assert connections_permitted(20_000) == 8_000
+
+
 def test_the_soft_limit_of_file_descriptors_is_raised_to_the_hard_one(
     descriptor_limit: Callable[[int], None],
 ) -> None:

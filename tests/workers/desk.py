@@ -26,6 +26,7 @@ from app.domain.prices import Feed, Price
 from app.repositories.accounts import AccountRepository
 from app.repositories.fills import Holder, record_fill
 from app.repositories.positions import PositionRepository
+from app.repositories.transfers import TransferRepository
 from app.repositories.users import UserRepository
 from app.websocket.mirror import PnlMirror, Row
 from app.workers.pnl_worker import run_pnl_worker
@@ -59,8 +60,9 @@ class Trader:
         of: Instrument | None = None,
         *,
         is_published: bool = True,
+        executed_at: datetime | None = None,
     ) -> list[Position]:
-        """Record a fill; the event is published unless it is to be lost."""
+        """Record a fill; the event is published unless it is to be lost, of a late one as a correction."""
         of = of or instrument("BTCUSDT")
         now = datetime.now(UTC)
         async with self._engine.begin() as connection:
@@ -68,18 +70,44 @@ class Trader:
             standing = await PositionRepository(connection).standing(self.user_id, self.account_id, of.symbol, "")
             recorded = await record_fill(
                 connection,
-                Holder(self.user_id, self.account_id),
+                Holder(self.user_id, self.account_id, "USDT"),
                 of,
-                Fill(side=side, quantity=Decimal(quantity), price=Decimal(price), fee=Decimal("0.5")),
+                Fill(
+                    side=side,
+                    quantity=Decimal(quantity),
+                    price=Decimal(price),
+                    fee=Decimal("0.5"),
+                    executed_at=executed_at,
+                ),
                 standing,
                 source="api",
                 now=now,
                 max_open=100,
             )
         event = LedgerEvent(self.user_id, seq, "fill", now, recorded.positions, {})
+        if recorded.correction is not None:
+            event = LedgerEvent(self.user_id, seq, "correction", now, [], {})
         if is_published:
             await publish_event(self._redis, event, TIMEOUT_S)
         return recorded.positions
+
+    async def deposit(self, amount: str, asset: str, *, rate: str) -> None:
+        """Record a deposit at a rate."""
+        now = datetime.now(UTC)
+        async with self._engine.begin() as connection:
+            seq = await UserRepository(connection).advance(self.user_id)
+            await TransferRepository(connection).add(
+                user_id=self.user_id,
+                account_id=self.account_id,
+                kind="deposit",
+                asset=asset,
+                amount=Decimal(amount),
+                rate_to_reporting=Decimal(rate),
+                note="",
+                at=now,
+                now=now,
+            )
+        await publish_event(self._redis, LedgerEvent(self.user_id, seq, "account", now, [], {}), TIMEOUT_S)
 
 
 class Market:
@@ -187,7 +215,13 @@ async def listening(redis: "Redis", instance_id: str = "w1") -> AsyncIterator[We
 
 @asynccontextmanager
 async def working(
-    engine: AsyncEngine, redis: "Redis", *, holder: str = "worker", ttl_ms: int = 600, shards: int = 1
+    engine: AsyncEngine,
+    redis: "Redis",
+    *,
+    holder: str = "worker",
+    ttl_ms: int = 600,
+    shards: int = 1,
+    reconcile_every_s: float = 0,
 ) -> AsyncIterator["asyncio.Task[None]"]:
     """A P&L worker (or one standing by) while the block runs."""
 
@@ -202,6 +236,7 @@ async def working(
             redis_timeout_s=1.0,
             cache_ttl_s=60,
             shards=shards,
+            reconcile_every_s=reconcile_every_s,
         )
 
     task = asyncio.create_task(run())
@@ -225,12 +260,12 @@ def statement_of(row: Row) -> dict[str, Any]:
     return decoded
 
 
-async def cached(redis: "Redis", trader: Trader) -> dict[str, object]:
+async def cached(redis: "Redis", trader: Trader) -> dict[str, Any]:
     """The cached body of ``GET /pnl``, once it is there."""
     async with asyncio.timeout(TIMEOUT_S):
         while True:
             body = await redis.get(keys.pnl_cache(trader.user_id))
             if body is not None:
-                decoded: dict[str, object] = msgspec.json.decode(body)
+                decoded: dict[str, Any] = msgspec.json.decode(body)
                 return decoded
             await asyncio.sleep(0.05)

@@ -10,22 +10,26 @@ from app.bus.interest import digest
 from app.bus.messages import Interest, PnlFlush
 from app.bus.pnl import decode_pnl_flush, encode_pnl_flush
 from app.domain.book import Book
-from app.domain.decimals import format_decimal
-from app.domain.positions import ClosedFigures, Position
+from app.domain.decimals import convert_units, format_decimal
+from app.domain.positions import AccountBook, AssetBook, Position, Realized
 from app.domain.prices import Price, StreamPosition
-from app.websocket.mirror import PnlMirror
+from app.domain.rates import RateBook
+from app.websocket.mirror import PnlMirror, Row
 from app.workers import pnl_publication
 from app.workers.cache_round import CacheRound
 from app.workers.pnl_publication import Publication
 from app.workers.watchers import Watchers
 from tests.domain.books import (
+    INSTRUMENTS,
     NOW_MS,
     STALE_AFTER_MS,
+    account_of,
     closed,
     instrument,
     plain_totals,
     position,
     price,
+    quoted,
     user_book,
 )
 from tests.workers.desk import statement_of
@@ -38,6 +42,7 @@ class Desk:
 
     def __init__(self, *, book_epoch: int = 1) -> None:
         self.book = Book(STALE_AFTER_MS)
+        self.book.set_rates(RateBook(INSTRUMENTS))
         self.watchers = Watchers(self.book)
         self.publication = Publication(self.book, self.watchers, CacheRound(), book_epoch=book_epoch)
         self.mirrors: dict[str, PnlMirror] = {}
@@ -83,7 +88,7 @@ def test_a_newcomer_is_told_the_whole_of_himself_at_once() -> None:
     said = desk.speak()["w1"]
 
     assert [(user.user_id, user.full, len(user.rows)) for user in said.users] == [("u1", True, 2)]
-    assert [(mark.symbol, mark.price) for mark in said.marks] == [("BTCUSDT", "80"), ("ETHUSDT", None)]
+    assert [(mark.mark, mark.price) for mark in said.marks] == [("BTCUSDT", "80"), ("ETHUSDT", None)]
     assert rows_of(mirror, "u1") == {"BTCUSDT": 30 * ONE, "ETHUSDT": None}
     assert total_of(mirror, "u1") == 30 * ONE
 
@@ -123,7 +128,7 @@ def test_a_new_price_moves_only_what_is_held_in_its_symbol() -> None:
     desk.book.set_prices([price("ETHUSDT", "61"), price("XRPUSDT", "1")])
     said = desk.speak()["w1"]
 
-    assert [mark.symbol for mark in said.marks] == ["ETHUSDT"]
+    assert [mark.mark for mark in said.marks] == ["ETHUSDT"]
     assert len(said.row_unrealized.slots) == 4
     assert rows_of(mirror, "u1") == {"BTCUSDT": 30 * ONE, "ETHUSDT": 11 * ONE}
     assert total_of(mirror, "u1") == 41 * ONE
@@ -155,7 +160,7 @@ def test_a_change_of_positions_is_told_with_its_figures_in_the_same_message() ->
     said = desk.speak()["w1"]
 
     assert [(user.full, user.ledger_seq, len(user.rows)) for user in said.users] == [(False, 2, 2)]
-    assert [mark.symbol for mark in said.marks] == ["ETHUSDT"]
+    assert [mark.mark for mark in said.marks] == ["ETHUSDT"]
     assert rows_of(mirror, "u1") == {"BTCUSDT": 30 * ONE, "ETHUSDT": 10 * ONE}
     assert total_of(mirror, "u1") == 40 * ONE
 
@@ -193,7 +198,7 @@ def test_a_user_nobody_has_in_the_book_is_asked_for_and_told_once_he_is_there() 
     assert desk.publication.missing_users() == {"u1"}
     assert not desk.publication.has_news
 
-    desk.book.upsert_user(user_book(closed=ClosedFigures(realized_pnl_gross=7)))
+    desk.book.upsert_user(user_book(realized=Realized(gross=7)))
 
     assert desk.publication.has_news
     desk.speak()
@@ -239,7 +244,7 @@ def test_who_comes_back_gets_the_whole_again_with_its_marks() -> None:
     said = desk.speak()["w1"]
 
     assert [user.full for user in said.users] == [True]
-    assert [mark.symbol for mark in said.marks] == ["BTCUSDT"]
+    assert [mark.mark for mark in said.marks] == ["BTCUSDT"]
     assert rows_of(mirror, "u1") == {"BTCUSDT": 30 * ONE}
 
 
@@ -294,7 +299,7 @@ def test_a_silent_feed_makes_every_mark_stale_without_moving_a_figure() -> None:
 
     said = desk.speak(silent=True)["w1"]
 
-    assert [(mark.symbol, mark.price, mark.is_stale) for mark in said.marks] == [("BTCUSDT", "80", True)]
+    assert [(mark.mark, mark.price, mark.is_stale) for mark in said.marks] == [("BTCUSDT", "80", True)]
     assert said.row_unrealized.slots == b""
     assert mirror.stale == {"BTCUSDT"}
 
@@ -310,16 +315,86 @@ def test_the_base_of_a_new_day_reaches_who_is_watched() -> None:
     assert mirror.users["u1"].day_base == 30 * ONE
 
 
-def test_a_position_of_another_currency_has_a_row_and_no_part_in_the_total() -> None:
+def test_what_settles_in_another_asset_is_told_in_it_with_the_rate_that_reports_it() -> None:
     held = (position("p1", cost="50"), position("p2", instrument("ETHBTC", settle="BTC"), cost="0.05"))
     desk = desk_with(*held, at=(price("BTCUSDT", "80"), price("ETHBTC", "0.06")))
     mirror = desk.connect("w1", "u1")
 
-    desk.speak()
+    said = desk.speak()["w1"]
 
     assert rows_of(mirror, "u1") == {"BTCUSDT": 30 * ONE, "ETHBTC": ONE // 100}
-    assert total_of(mirror, "u1") == 30 * ONE
-    assert mirror.users["u1"].foreign_symbols == frozenset({"ETHBTC"})
+    assert total_of(mirror, "u1") == 30 * ONE + 80 * ONE // 100
+    assert [(one.asset, one.currency, one.rate) for one in said.rates] == [("BTC", "USDT", "80")]
+
+
+def test_a_rate_alone_moves_the_total_but_no_row() -> None:
+    desk = desk_with(position("p2", instrument("ETHBTC", settle="BTC"), cost="0.05"), at=(price("ETHBTC", "0.06"),))
+    mirror = desk.connect("w1", "u1")
+    assert [one.rate for one in desk.speak()["w1"].rates] == [None]
+
+    desk.book.set_prices([price("BTCUSDT", "80")])
+    said = desk.speak()["w1"]
+
+    assert ([one.rate for one in said.rates], said.row_unrealized.slots, said.users) == (["80"], b"", [])
+    assert total_of(mirror, "u1") == 80 * ONE // 100
+    assert not desk.speak()["w1"].rates
+
+
+def test_a_stale_price_in_a_rate_is_told_with_the_rate() -> None:
+    at = (price("BTCUSDT", "80", fresh_ms=NOW_MS - 3000), price("ETHBTC", "0.06"))
+    desk = desk_with(position("p2", instrument("ETHBTC", settle="BTC"), cost="0.05"), at=at)
+    desk.connect("w1", "u1")
+    desk.speak()
+
+    desk.book.set_prices([price("ETHBTC", "0.06", fresh_ms=NOW_MS + 3000)])
+    said = desk.speak(as_of_ms=NOW_MS + 3000)["w1"]
+
+    assert [(one.rate, one.is_stale, one.fresh_ms) for one in said.rates] == [("80", True, NOW_MS - 3000)]
+
+
+def test_balances_in_other_assets_are_told_for_the_currency_effect() -> None:
+    deposit = AssetBook(asset="BTC", deposited=2 * ONE, deposited_reported=150 * ONE)
+    desk = Desk()
+    desk.book.upsert_user(user_book(accounts=[AccountBook(account_id=account_of("u1"), assets=(deposit,))]))
+    mirror = desk.connect("w1", "u1")
+
+    desk.speak()
+
+    view = mirror.users["u1"]
+    assert (view.net_deposits, view.balances) == (150 * ONE, [("BTC", 2 * ONE, 150 * ONE)])
+    assert list(mirror.rates) == [("BTC", "USDT")]
+
+
+def test_an_instance_is_told_the_rates_of_its_own_users_while_they_are_there() -> None:
+    desk = desk_with(position("p1", instrument("ETHBTC", settle="BTC")))
+    desk.book.upsert_user(user_book(position("p2", user_id="u2"), user_id="u2"))
+    desk.connect("w1", "u1", "u2")
+    desk.connect("w2", "u2")
+    said = desk.speak()
+    assert (len(said["w1"].rates), len(said["w2"].rates)) == (1, 0)
+
+    desk.watchers.replace("w1", {"u2"})
+    desk.book.set_prices([price("BTCUSDT", "80")])
+    said = desk.speak()
+
+    assert (said["w1"].rates, said["w2"].rates) == ([], [])
+
+
+def test_a_row_of_an_account_that_is_valued_otherwise_has_a_mark_of_its_own() -> None:
+    accounts = [AccountBook(account_id=account_of("u1")), AccountBook(account_id="exit", valuation="exit")]
+    sides = [Decimal(side) for side in ("80", "79", "81", "80", "80")]
+    desk = Desk()
+    desk.book.upsert_user(user_book(position("p1"), position("p2", account="exit"), accounts=accounts))
+    desk.book.set_prices([quoted("BTCUSDT", *sides)])
+    mirror = desk.connect("w1", "u1")
+
+    said = desk.speak()["w1"]
+
+    assert [(one.mark, one.price, one.source) for one in said.marks] == [
+        ("BTCUSDT", "80", "mid"),
+        ("BTCUSDT bid", "79", "bid"),
+    ]
+    assert [row.mark for row in mirror.users["u1"].rows.values()] == ["BTCUSDT", "BTCUSDT bid"]
 
 
 class Storm:
@@ -328,7 +403,8 @@ class Storm:
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
         self.desk = Desk()
-        self.symbols = [instrument(f"S{n}USDT") for n in range(6)]
+        self.symbols = [*(instrument(f"S{n}USDT") for n in range(5)), instrument("ETHBTC", settle="BTC")]
+        self.priced = [*self.symbols, instrument("BTCUSDT")]
         self.known: dict[str, Price] = {}
         self.held: dict[str, dict[str, Position]] = {f"u{n}": {} for n in range(5)}
         self.seqs = dict.fromkeys(self.held, 0)
@@ -337,7 +413,7 @@ class Storm:
             self.desk.book.upsert_user(user_book(user_id=user_id, ledger_seq=0))
 
     def tick(self, _: str) -> None:
-        chosen = self.chance.sample(self.symbols, 2)
+        chosen = self.chance.sample(self.priced, 2)
         ticks = [price(i.symbol, Decimal(self.chance.randrange(1, 10**7)).scaleb(-4)) for i in chosen]
         self.known |= {tick.symbol: tick for tick in ticks}
         self.desk.book.set_prices(ticks)
@@ -403,7 +479,12 @@ class Storm:
         plain = plain_totals(self.held[user_id].values(), self.known)
         told = {statement_of(row)["position_id"]: row for row in view.rows.values()}
         values = [mirror.row_unrealized.value(row.slot) for row in told.values()]
-        assert total_of(mirror, user_id) == plain.unrealized_pnl == sum(value or 0 for value in values)
+        rate = mirror.rates.get(("BTC", "USDT"))
+        reported = [
+            None if value is None else _reported(value, row, None if rate is None else rate.value)
+            for value, row in zip(values, told.values(), strict=True)
+        ]
+        assert total_of(mirror, user_id) == plain.unrealized_pnl == sum(value or 0 for value in reported)
         assert view.ledger_seq == self.seqs[user_id]
         assert set(told) == set(self.held[user_id])
         for row in told.values():
@@ -411,6 +492,12 @@ class Storm:
             assert mirror.marks[row.symbol].price == (
                 None if price_known is None else format_decimal(price_known.price)
             )
+
+
+def _reported(value: int, row: Row, rate: Decimal | None) -> int | None:
+    if row.pair is None:
+        return value
+    return None if rate is None else convert_units(value + row.cost_basis, rate) - convert_units(row.cost_basis, rate)
 
 
 @pytest.mark.parametrize("seed", range(4))

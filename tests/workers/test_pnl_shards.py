@@ -174,7 +174,7 @@ async def holders(engine: AsyncEngine) -> dict[str, tuple[int, int]]:
     """By role of a shard: its epoch, and the process that holds it."""
     async with engine.connect() as connection:
         rows = await connection.execute(
-            text("SELECT role, epoch, holder FROM leases WHERE role LIKE 'pnl:%' AND expires_at > clock_timestamp()")
+            text("SELECT role, epoch, holder FROM leases WHERE role LIKE 'pnl:%/%' AND expires_at > clock_timestamp()")
         )
         return {role: (epoch, int(holder.split(":")[1])) for role, epoch, holder in rows}
 

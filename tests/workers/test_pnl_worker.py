@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 import pytest
@@ -13,8 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.bus import keys
 from app.bus.connection import connect
+from app.bus.prices import read_prices, write_instruments
 from app.domain.decimals import parse_signed
+from app.domain.pnl_snapshot import Prices, pnl_snapshot
+from app.domain.prices import REVISIONS_PER_FLUSH, StreamPosition
+from app.domain.rates import RateBook
 from app.domain.shards import EVERYBODY
+from app.repositories.books import BookRepository
 from app.repositories.database import create_engine
 from app.workers.leadership import LeaseLost
 from app.workers.pnl_worker import ROLE
@@ -46,6 +51,10 @@ async def web(redis: Redis, trader: Trader) -> AsyncIterator[WebInstance]:
     async with listening(redis) as web:
         await web.connect(trader)
         yield web
+
+
+async def held_symbols(redis: Redis) -> set[bytes]:
+    return set(await redis.smembers(keys.held_symbols(EVERYBODY.name)))
 
 
 async def test_positions_of_the_database_are_told_with_their_worth(
@@ -80,6 +89,39 @@ async def test_a_position_opened_changed_and_closed_is_in_the_flush_that_follows
 
     assert not web.mirror.users[trader.user_id].rows
     assert set(web.outcomes) == {"applied"}
+
+
+async def test_a_late_fill_that_reopens_what_was_closed_is_told_as_a_replay_finds_it(
+    engine: AsyncEngine, redis: Redis, trader: Trader, market: Market, web: WebInstance
+) -> None:
+    now = datetime.now(UTC)
+    async with working(engine, redis), market.beating():
+        await trader.trade("buy", "1", "90", executed_at=now - timedelta(minutes=3))
+        await trader.trade("sell", "1", "95", executed_at=now - timedelta(minutes=1))
+        await until(lambda: web.total(trader) == 4)
+
+        await trader.trade("buy", "1", "80", executed_at=now - timedelta(minutes=2))
+
+        await until(lambda: web.total(trader) == Decimal("23.5"))
+    [row] = web.mirror.users[trader.user_id].rows.values()
+    assert statement_of(row)["entry_price"] == "85"
+
+
+async def test_funding_that_was_settled_is_booked_and_told(
+    engine: AsyncEngine, redis: Redis, trader: Trader, market: Market, web: WebInstance
+) -> None:
+    perpetual = instrument("BTCUSDT_PERP", "linear")
+    await market.tick(BTCUSDT_PERP="100")
+    await trader.trade("buy", "2", "90", perpetual)
+    async with engine.begin() as connection:
+        stamp = text("INSERT INTO funding_rates (symbol, at, rate, mark) VALUES ('BTCUSDT_PERP', now(), 0.01, 100)")
+        await connection.execute(stamp)
+
+    async with working(engine, redis), market.beating():
+        await until(lambda: web.total(trader) == Decimal("17.5"))
+
+    view = web.mirror.users[trader.user_id]
+    assert view.ledger_seq == 2
 
 
 async def test_a_change_is_told_soon_though_no_price_flush_comes(
@@ -291,9 +333,45 @@ async def test_the_cache_holds_the_body_of_the_rest_call(
     assert (body["epoch"], body["seq"]) in [(1, 100), (1, 101)]
     assert body["totals"]["unrealized_pnl"] == "20"
     assert parse_signed(body["totals"]["total_pnl"]) == web.total(trader)
-    assert body["accounts"] == [{"account_id": trader.account_id, "totals": body["totals"]}]
+    assert body["accounts"] == [{"account_id": trader.account_id, "name": "Main", "totals": body["totals"]}]
     assert [row["mark_price"] for row in body["positions"]] == ["100"]
     assert 0 < await redis.ttl(keys.pnl_cache(trader.user_id)) <= 60
+
+
+async def test_what_settles_in_another_asset_is_converted_by_what_is_listed_and_the_cache_says_what_rest_reckons(
+    engine: AsyncEngine, redis: Redis, trader: Trader, market: Market, web: WebInstance
+) -> None:
+    pair = instrument("ETHBTC", settle="BTC")
+    listed = [pair, instrument("BTCUSDT")]
+    await write_instruments(redis, listed, 5.0)
+    await market.tick(BTCUSDT="100", ETHBTC="0.1")
+    await trader.trade("buy", "2", "0.09", pair)
+
+    async with working(engine, redis):
+        await until(lambda: web.total(trader) == 2)
+        assert await held_symbols(redis) == {b"BTCUSDT", b"ETHBTC"}
+        body = await cached(redis, trader)
+        head, prices = await read_prices(redis, 5.0)
+
+    assert head is not None
+    (book,) = await BookRepository(engine).load([trader.user_id])
+    moment = Prices(prices, RateBook(listed), body["as_of_ms"], 5000)
+    place = StreamPosition(head.epoch, head.flush, body["seq"] % REVISIONS_PER_FLUSH)
+    assert body == pnl_snapshot(book, moment, place)
+    assert body["totals"]["unrealized_pnl"] == "2"
+
+
+async def test_a_transfer_is_in_the_equity_of_the_flush_that_follows(
+    engine: AsyncEngine, redis: Redis, trader: Trader, market: Market, web: WebInstance
+) -> None:
+    await write_instruments(redis, [instrument("BTCUSDT")], 5.0)
+    async with working(engine, redis), market.beating():
+        await until(lambda: web.total(trader) == 0)
+        await trader.deposit("2", "BTC", rate="90")
+        await until(lambda: web.mirror.users[trader.user_id].net_deposits == 180 * 10**18)
+
+    assert web.mirror.users[trader.user_id].balances == [("BTC", 2 * 10**18, 180 * 10**18)]
+    assert web.mirror.rates["BTC", "USDT"].text == "100"
 
 
 async def test_nothing_is_cached_for_who_is_not_watched(
@@ -310,12 +388,9 @@ async def test_nothing_is_cached_for_who_is_not_watched(
 
 
 async def test_held_symbols_follow_the_positions(engine: AsyncEngine, redis: Redis, trader: Trader) -> None:
-    async def held() -> set[bytes]:
-        return set(await redis.smembers(keys.held_symbols(EVERYBODY.name)))
-
     async def become(expected: set[bytes]) -> None:
         async with asyncio.timeout(5):
-            while await held() != expected:
+            while await held_symbols(redis) != expected:
                 await asyncio.sleep(0.02)
 
     await trader.trade("buy", "2", "90")

@@ -7,7 +7,9 @@ from contextlib import aclosing, asynccontextmanager
 from decimal import Decimal
 from typing import NoReturn
 
+import msgspec
 import pytest
+from msgspec import UNSET
 from redis.asyncio import Redis
 
 from app.bus import keys
@@ -21,6 +23,7 @@ from app.domain.instruments import Instrument, Market, Status
 from app.domain.lateness import Lane
 from app.domain.price_vector import PriceVector
 from app.domain.prices import Feed
+from app.exchanges.binance.endpoints import MarketUrls
 from app.exchanges.binance.timing import Timing
 from app.repositories.database import create_engine
 from app.repositories.leases import LeaseRepository
@@ -123,6 +126,11 @@ class FlakyBus(RedisPriceBus):
         await super().publish(flush)
 
 
+def overall(feed: Feed) -> Feed:
+    """A feed without what is said of each market."""
+    return msgspec.structs.replace(feed, markets=UNSET)
+
+
 class System:
     """A price worker between a feed that obeys and a real Redis."""
 
@@ -147,7 +155,8 @@ class System:
 
     @property
     def state(self) -> Feed:
-        return self.flushes[-1].feed
+        """What is said of the feed as a whole."""
+        return overall(self.flushes[-1].feed)
 
     async def listen(self) -> NoReturn:
         """Read the channel as every process does."""
@@ -288,6 +297,13 @@ async def test_the_feed_follows_what_is_watched_and_held(system: System) -> None
     await eventually(lambda: system.feed.watched == {"ETHUSDT"})
 
 
+async def test_pairs_between_the_most_traded_assets_are_followed_before_anybody_asks(system: System) -> None:
+    """A rate that a first trade needs must be there already."""
+    system.feed.list_symbols(instrument("BTCUSDT"), instrument("PEPEUSDT"))
+
+    await eventually(lambda: system.feed.watched == {"BTCUSDT"})
+
+
 async def test_the_feed_is_down_before_the_first_tick_and_live_after_it(system: System) -> None:
     assert system.state == Feed("down", "binance", None)
     system.feed.tick("BTCUSDT", "100.0", "101.0")
@@ -424,8 +440,7 @@ class Processes:
             flush_ms=10,
             stale_after_ms=STALE_MS,
             simulated=False,
-            binance_spot_rest_url=self._rest_url,
-            binance_spot_ws_url=self._stream_url,
+            binance_urls={"spot": MarketUrls(self._rest_url, self._stream_url, self._stream_url)},
             binance_timing=Timing(backoff_base_s=0.02, backoff_cap_s=0.1, close_s=0.2),
             binance_max_streams_per_connection=300,
         )
@@ -439,7 +454,7 @@ async def exchange() -> AsyncIterator[FakeExchange]:
 
 async def head(redis: Redis) -> tuple[int, Feed] | None:
     stored, _ = await read_prices(redis, 2.0)
-    return None if stored is None else (stored.epoch, stored.feed)
+    return None if stored is None else (stored.epoch, overall(stored.feed))
 
 
 async def wait_for_epoch(redis: Redis, epoch: int) -> None:

@@ -5,7 +5,7 @@ domain. Fields that nobody needs are left out and skipped while decoding. Amount
 must be strings; a number in their place is malformed.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import TypeVar
 
@@ -145,13 +145,13 @@ class TickerBook(msgspec.Struct, frozen=True, gc=False):
         return SnapshotQuote(self.symbol, self.bidPrice, self.askPrice)
 
 
-class _Filter(msgspec.Struct, frozen=True):
+class Filter(msgspec.Struct, frozen=True):
     filterType: str  # noqa: N815
     tickSize: str | None = None  # noqa: N815
     stepSize: str | None = None  # noqa: N815
 
 
-class _RateLimit(msgspec.Struct, frozen=True):
+class RateLimit(msgspec.Struct, frozen=True):
     rateLimitType: str  # noqa: N815
     interval: str
     intervalNum: int  # noqa: N815
@@ -167,7 +167,7 @@ class _Symbol(msgspec.Struct, frozen=True):
     quoteAsset: str  # noqa: N815
     baseAssetPrecision: int = 8  # noqa: N815
     quotePrecision: int = 8  # noqa: N815
-    filters: list[_Filter] = []
+    filters: list[Filter] = []
 
     def instrument(self) -> Instrument:
         # TRADING is the only status in which the price moves; HALT, BREAK and CANCEL_ONLY are not.
@@ -178,25 +178,17 @@ class _Symbol(msgspec.Struct, frozen=True):
             base=self.baseAsset,
             quote=self.quoteAsset,
             settle=self.quoteAsset,
-            tick_size=self._increment(lambda each: each.tickSize, "PRICE_FILTER", self.quotePrecision),
-            step_size=self._increment(lambda each: each.stepSize, "LOT_SIZE", self.baseAssetPrecision),
+            tick_size=tick_size(self.filters, self.quotePrecision),
+            step_size=step_size(self.filters, self.baseAssetPrecision),
             status=status,
         )
-
-    def _increment(self, field: Callable[[_Filter], str | None], kind: str, precision: int) -> Decimal:
-        """The increment a filter sets; what the precision allows where it sets none."""
-        texts = (field(each) for each in self.filters if each.filterType == kind)
-        try:
-            return parse_positive(next(texts, None) or "")
-        except ValueError:
-            return Decimal(1).scaleb(-precision)
 
 
 class ExchangeInfo(msgspec.Struct, frozen=True):
     """``GET /api/v3/exchangeInfo``: what is listed, and what may be asked."""
 
     symbols: list[_Symbol]
-    rateLimits: list[_RateLimit] = []  # noqa: N815
+    rateLimits: list[RateLimit] = []  # noqa: N815
 
     def instruments(self) -> list[Instrument]:
         return [symbol.instrument() for symbol in self.symbols]
@@ -204,10 +196,32 @@ class ExchangeInfo(msgspec.Struct, frozen=True):
     @property
     def weight_per_minute(self) -> int | None:
         """The request weight an address may spend in a minute, if it is stated."""
-        for limit in self.rateLimits:
-            if (limit.rateLimitType, limit.interval, limit.intervalNum) == ("REQUEST_WEIGHT", "MINUTE", 1):
-                return limit.limit
-        return None
+        return weight_per_minute(self.rateLimits)
+
+
+def tick_size(filters: list[Filter], precision: int) -> Decimal:
+    """The step of prices; what the precision allows where no filter sets one."""
+    return _increment((each.tickSize for each in filters if each.filterType == "PRICE_FILTER"), precision)
+
+
+def step_size(filters: list[Filter], precision: int) -> Decimal:
+    """The step of quantities; what the precision allows where no filter sets one."""
+    return _increment((each.stepSize for each in filters if each.filterType == "LOT_SIZE"), precision)
+
+
+def weight_per_minute(limits: list[RateLimit]) -> int | None:
+    """The request weight an address may spend in a minute, if it is stated."""
+    for limit in limits:
+        if (limit.rateLimitType, limit.interval, limit.intervalNum) == ("REQUEST_WEIGHT", "MINUTE", 1):
+            return limit.limit
+    return None
+
+
+def _increment(texts: Iterator[str | None], precision: int) -> Decimal:
+    try:
+        return parse_positive(next(texts, None) or "")
+    except ValueError:
+        return Decimal(1).scaleb(-precision)
 
 
 _envelopes = msgspec.json.Decoder(Envelope)
@@ -220,22 +234,22 @@ _raw_arrays = msgspec.json.Decoder(list[msgspec.Raw])
 
 def decode_envelope(frame: bytes) -> Envelope:
     """Read a frame of a combined stream. Raises Malformed."""
-    return _read(_envelopes, frame)
+    return read(_envelopes, frame)
 
 
 def decode_quote(data: msgspec.Raw) -> Quote:
     """Read the data of a bookTicker stream. Raises Malformed."""
-    return _read(_book_tickers, data).quote()
+    return read(_book_tickers, data).quote()
 
 
 def decode_trade(data: msgspec.Raw) -> Trade:
     """Read the data of an aggTrade stream. Raises Malformed."""
-    return _read(_agg_trades, data).trade()
+    return read(_agg_trades, data).trade()
 
 
 def decode_ticker(data: msgspec.Raw) -> Trade:
     """Read the data of a miniTicker stream. Raises Malformed."""
-    return _read(_mini_tickers, data).trade()
+    return read(_mini_tickers, data).trade()
 
 
 def decode_tickers(data: msgspec.Raw) -> tuple[list[Trade], int]:
@@ -246,7 +260,7 @@ def decode_tickers(data: msgspec.Raw) -> tuple[list[Trade], int]:
     try:
         return [ticker.trade() for ticker in _mini_ticker_arrays.decode(data)], 0
     except msgspec.MsgspecError:
-        entries = _read(_raw_arrays, data)
+        entries = read(_raw_arrays, data)
     trades = list(_good_entries(entries))
     return trades, len(entries) - len(trades)
 
@@ -261,10 +275,11 @@ def _good_entries(entries: list[msgspec.Raw]) -> Iterator[Trade]:
 
 def decode_answer(body: bytes, shape: type[M]) -> M:
     """Read the body of a REST answer. Raises Malformed."""
-    return _read(msgspec.json.Decoder(shape), body)
+    return read(msgspec.json.Decoder(shape), body)
 
 
-def _read(decoder: "msgspec.json.Decoder[T]", data: bytes | msgspec.Raw) -> T:
+def read(decoder: "msgspec.json.Decoder[T]", data: bytes | msgspec.Raw) -> T:
+    """Decode, and raise Malformed for what cannot be."""
     try:
         return decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:

@@ -39,8 +39,11 @@ class RestUnavailable(Exception):
         self.is_bad_request = is_bad_request
 
 
-class BinanceRest:
-    """The REST side of one market. Use as a context manager; each call has one deadline for all of it."""
+class RestClient:
+    """Asks one host. Use as a context manager; each call has one deadline for all of it.
+
+    ``budget`` belongs to the address that asks, so markets that Binance counts together share one.
+    """
 
     def __init__(
         self, base_url: str, budget: WeightBudget, *, deadline_s: float, clock: Callable[[], float] = time.time
@@ -61,30 +64,8 @@ class BinanceRest:
     ) -> None:
         await self._client.__aexit__(kind, error, trace)
 
-    async def exchange_info(self) -> ExchangeInfo:
-        """What is listed. Raises RestUnavailable, as every call here."""
-        info = await self._get(endpoints.EXCHANGE_INFO, ExchangeInfo)
-        if info.weight_per_minute is not None:
-            self._budget.learn_limit(info.weight_per_minute)
-        return info
-
-    async def quotes(
-        self, symbols: Sequence[str] | None = None, deadline_s: float | None = None
-    ) -> list[SnapshotQuote]:
-        """The best bid and ask of every symbol that has both; of these only, if any are given."""
-        call = endpoints.ALL_BOOK_TICKERS if symbols is None else endpoints.book_tickers(symbols)
-        books = await self._get(call, list[TickerBook], deadline_s)
-        return [book.quote() for book in books if book.has_both_sides]
-
-    async def trades(self) -> list[SnapshotTrade]:
-        """The last price of every symbol."""
-        return [price.trade() for price in await self._get(endpoints.ALL_PRICES, list[TickerPrice])]
-
-    async def server_ms(self) -> int:
-        """The exchange's clock, in Unix milliseconds."""
-        return (await self._get(endpoints.TIME, ServerTime)).serverTime
-
-    async def _get(self, call: Call, shape: type[M], deadline_s: float | None = None) -> M:
+    async def get(self, call: Call, shape: type[M], deadline_s: float | None = None) -> M:
+        """The answer to a call. Raises RestUnavailable."""
         wait_s = self._budget.delay_s(call.weight, self._clock())
         if wait_s > 0:
             raise RestUnavailable("the request weight is used up", wait_s)
@@ -96,6 +77,11 @@ class BinanceRest:
             return decode_answer(response.content, shape)
         except Malformed as error:
             raise RestUnavailable(f"{call.path} answered with something else: {error}") from error
+
+    def learn_limit(self, weight_per_minute: int | None) -> None:
+        """Take over the limit that the exchange states, if it does."""
+        if weight_per_minute is not None:
+            self._budget.learn_limit(weight_per_minute)
 
     async def _fetch(self, call: Call, deadline_s: float) -> httpx2.Response:
         try:
@@ -120,6 +106,32 @@ class BinanceRest:
         if response.status_code != httpx2.codes.OK:
             is_bad_request = response.status_code == httpx2.codes.BAD_REQUEST
             raise RestUnavailable(f"refused with status {response.status_code}", is_bad_request=is_bad_request)
+
+
+class BinanceRest(RestClient):
+    """The REST side of the spot market. Every call raises RestUnavailable."""
+
+    async def exchange_info(self) -> ExchangeInfo:
+        """What is listed."""
+        info = await self.get(endpoints.EXCHANGE_INFO, ExchangeInfo)
+        self.learn_limit(info.weight_per_minute)
+        return info
+
+    async def quotes(
+        self, symbols: Sequence[str] | None = None, deadline_s: float | None = None
+    ) -> list[SnapshotQuote]:
+        """The best bid and ask of every symbol that has both; of these only, if any are given."""
+        call = endpoints.ALL_BOOK_TICKERS if symbols is None else endpoints.book_tickers(symbols)
+        books = await self.get(call, list[TickerBook], deadline_s)
+        return [book.quote() for book in books if book.has_both_sides]
+
+    async def trades(self) -> list[SnapshotTrade]:
+        """The last price of every symbol."""
+        return [price.trade() for price in await self.get(endpoints.ALL_PRICES, list[TickerPrice])]
+
+    async def server_ms(self) -> int:
+        """The exchange's clock, in Unix milliseconds."""
+        return (await self.get(endpoints.TIME, ServerTime)).serverTime
 
 
 def retry_after_s(header: str | None) -> float | None:

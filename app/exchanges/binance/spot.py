@@ -11,17 +11,16 @@ and the market is not said to be live, for only streams make it so.
 
 import asyncio
 from collections.abc import Callable, Set
-from typing import NamedTuple, NoReturn
-
-import structlog
+from functools import partial
+from typing import NoReturn
 
 from app.domain.conflation import Conflator
 from app.domain.instruments import Instrument, Market
 from app.exchanges.binance import endpoints
-from app.exchanges.binance.backoff import Backoff
+from app.exchanges.binance.asking import Asking
 from app.exchanges.binance.interest import Allocation, Interest
 from app.exchanges.binance.line import Line
-from app.exchanges.binance.liveness import ConnectionState
+from app.exchanges.binance.lines import Lines
 from app.exchanges.binance.pacing import RollingLimit
 from app.exchanges.binance.quiet import QuietSymbols
 from app.exchanges.binance.rest import BinanceRest, RestUnavailable
@@ -29,15 +28,7 @@ from app.exchanges.binance.spot_streams import SpotReceiver
 from app.exchanges.binance.timing import Timing
 from app.exchanges.binance.weights import WeightBudget
 
-log = structlog.get_logger(__name__)
-
 _STREAMS_PER_SYMBOL = 2
-_DISCONNECTED = (ConnectionState.CONNECTING, ConnectionState.CLOSED)
-
-
-class _OpenLine(NamedTuple):
-    line: Line
-    task: "asyncio.Task[NoReturn]"
 
 
 class BinanceSpot:
@@ -68,14 +59,15 @@ class BinanceSpot:
         self._rest = BinanceRest(rest_url, WeightBudget(), deadline_s=self._timing.rest_s)
         self._connects = RollingLimit(self._timing.connects, self._timing.connects_window_s)
         self._interest = Interest(self._timing.linger_s)
-        self._allocation = Allocation(
+        allocation = Allocation(
             first_capacity=max(1, (max_streams_per_connection - 1) // _STREAMS_PER_SYMBOL),
             capacity=max(1, (max_streams_per_connection - len(canaries)) // _STREAMS_PER_SYMBOL),
         )
+        self._lines = Lines(allocation, self._base_streams, _close_streams)
         self._listed: dict[str, Instrument] = {}
         self._wanted: frozenset[str] = frozenset()
         self._followed: set[str] = set()
-        self._lines: list[_OpenLine] = []
+        self._asking = Asking(self.market, self._timing, now_ms)
         self._changed = asyncio.Event()
         self._snapshot_due = asyncio.Event()
         self._listing_due = asyncio.Event()
@@ -83,7 +75,7 @@ class BinanceSpot:
     @property
     def is_connected(self) -> bool:
         """Whether the connection for the whole market is open, be it silent."""
-        return bool(self._lines) and self._lines[0].line.state not in _DISCONNECTED
+        return self._lines.is_connected
 
     def watch(self, symbols: Set[str]) -> None:
         """Follow these symbols closely, and others no more. Call it again and again: symbols linger by time."""
@@ -97,24 +89,25 @@ class BinanceSpot:
         async with self._rest, asyncio.TaskGroup() as tasks:
             tasks.create_task(self._keep_lines(tasks, ticks), name="binance.lines")
             quiet = QuietSymbols(ticks, self._timing)
-            tasks.create_task(self._keep_listing(quiet, listed), name="binance.listing")
-            tasks.create_task(self._keep_snapshots(ticks), name="binance.snapshots")
+            take_listing = partial(self._take_listing, quiet, listed)
+            asking, rest = self._asking, self._rest
+            tasks.create_task(
+                asking.keep_listing(self._ask_listing, self._listing_due, take_listing), name="binance.listing"
+            )
+            tasks.create_task(
+                asking.keep_snapshots(partial(self._ask_prices, ticks), self._snapshot_due), name="binance.snapshots"
+            )
             tasks.create_task(self._keep_quiet_fresh(ticks, quiet), name="binance.quiet")
-            tasks.create_task(self._keep_clock(ticks), name="binance.clock")
+            tasks.create_task(asking.keep_clock(rest.server_ms, ticks.clock), name="binance.clock")
         raise AssertionError("none of the tasks returns")
 
     async def _keep_lines(self, tasks: asyncio.TaskGroup, ticks: Conflator) -> NoReturn:
         """Spread what is wanted, and listed, over as many lines as it needs."""
         while True:
             self._changed.clear()
-            places = self._allocation.assign(frozenset(self._wanted & self._listed.keys()))
-            self._follow_books(frozenset().union(*places), ticks)
-            while len(self._lines) < len(places):
-                self._lines.append(self._open_line(tasks, ticks))
-            while len(self._lines) > len(places):
-                self._lines.pop().task.cancel()
-            for number, place in enumerate(places):
-                self._lines[number].line.follow(self._base_streams(number) | _close_streams(place))
+            symbols = frozenset(self._wanted & self._listed.keys())
+            self._follow_books(symbols, ticks)
+            self._lines.follow(symbols, tasks, partial(self._new_line, ticks))
             await self._changed.wait()
 
     def _follow_books(self, symbols: frozenset[str], ticks: Conflator) -> None:
@@ -123,17 +116,15 @@ class BinanceSpot:
         self._followed.clear()
         self._followed.update(symbols)
 
-    def _open_line(self, tasks: asyncio.TaskGroup, ticks: Conflator) -> _OpenLine:
-        line = Line(
+    def _new_line(self, ticks: Conflator) -> Line:
+        return Line(
             self._stream_url,
             self._timing,
             self._connects,
-            self._new_backoff(),
+            self._asking.new_backoff(),
             lambda: SpotReceiver(ticks, self._followed, self._now_ms),
             self._on_ready,
         )
-        line.follow(self._base_streams(len(self._lines)))
-        return _OpenLine(line, tasks.create_task(line.run(), name=f"binance.line-{len(self._lines)}"))
 
     def _base_streams(self, number: int) -> frozenset[str]:
         """The streams of a line that never are silent for long."""
@@ -150,45 +141,26 @@ class BinanceSpot:
         self._snapshot_due.set()
         self._listing_due.set()
 
-    async def _keep_listing(self, quiet: QuietSymbols, listed: Callable[[list[Instrument]], None]) -> NoReturn:
-        """Ask what is listed: at the start, after reconnects, when in doubt, and from time to time."""
-        backoff = self._new_backoff()
-        while True:
-            self._listing_due.clear()
-            try:
-                instruments = (await self._rest.exchange_info()).instruments()
-            except RestUnavailable as error:
-                await self._wait_out("listing", error, backoff)
-                continue
-            backoff.reset()
-            self._listed = {instrument.symbol: instrument for instrument in instruments}
-            quiet.listed(instruments, self._now_ms())
-            self._changed.set()
-            listed(instruments)
-            await asyncio.sleep(self._timing.listing_gap_s)
-            await _wait_at_most(self._listing_due, self._timing.listing_every_s)
+    async def _ask_listing(self) -> list[Instrument]:
+        return (await self._rest.exchange_info()).instruments()
 
-    async def _keep_snapshots(self, ticks: Conflator) -> NoReturn:
-        """Ask for all prices whenever the streams have become complete again."""
-        backoff = self._new_backoff()
-        while True:
-            await self._snapshot_due.wait()
-            self._snapshot_due.clear()
-            try:
-                asked_ms = self._now_ms()
-                ticks.snapshot(await self._rest.quotes(), (), asked_ms, self._now_ms())
-                asked_ms = self._now_ms()
-                ticks.snapshot((), await self._rest.trades(), asked_ms, self._now_ms())
-            except RestUnavailable as error:
-                self._snapshot_due.set()
-                await self._wait_out("snapshot", error, backoff)
-                continue
-            backoff.reset()
-            await asyncio.sleep(self._timing.snapshot_gap_s)
+    def _take_listing(
+        self, quiet: QuietSymbols, listed: Callable[[list[Instrument]], None], instruments: list[Instrument]
+    ) -> None:
+        self._listed = {instrument.symbol: instrument for instrument in instruments}
+        quiet.listed(instruments, self._now_ms())
+        self._changed.set()
+        listed(instruments)
+
+    async def _ask_prices(self, ticks: Conflator) -> None:
+        asked_ms = self._now_ms()
+        ticks.snapshot(await self._rest.quotes(), (), asked_ms, self._now_ms())
+        asked_ms = self._now_ms()
+        ticks.snapshot((), await self._rest.trades(), asked_ms, self._now_ms())
 
     async def _keep_quiet_fresh(self, ticks: Conflator, quiet: QuietSymbols) -> NoReturn:
         """Ask for the books of followed symbols that no stream confirms, one question at a time."""
-        backoff = self._new_backoff()
+        backoff = self._asking.new_backoff()
         # An answer that takes longer would be stale when it comes.
         deadline_s = min(self._timing.rest_s, ticks.stale_after_ms / 1000)
         while True:
@@ -203,32 +175,10 @@ class BinanceSpot:
                 quotes = await self._rest.quotes(asked if quiet.is_by_name(asked) else None, deadline_s)
             except RestUnavailable as error:
                 quiet.refused(error.is_bad_request)
-                await self._wait_out("quiet symbols", error, backoff)
+                await self._asking.wait_out("quiet symbols", error, backoff)
                 continue
             backoff.reset()
             ticks.snapshot(quiet.answered(asked, quotes), (), asked_ms, self._now_ms())
-
-    async def _keep_clock(self, ticks: Conflator) -> NoReturn:
-        """Ask what time it is there, to tell a late message from a clock that is off."""
-        backoff = self._new_backoff()
-        while True:
-            try:
-                asked_ms = self._now_ms()
-                server_ms = await self._rest.server_ms()
-            except RestUnavailable as error:
-                await asyncio.sleep(backoff.next_delay_s(max(error.retry_after_s, self._timing.clock_every_s)))
-                continue
-            backoff.reset()
-            ticks.clock.bound(server_ms, asked_ms, self._now_ms())
-            await asyncio.sleep(self._timing.clock_every_s)
-
-    def _new_backoff(self) -> Backoff:
-        return Backoff(self._timing.backoff_base_s, self._timing.backoff_cap_s)
-
-    async def _wait_out(self, what: str, error: RestUnavailable, backoff: Backoff) -> None:
-        delay_s = backoff.next_delay_s(error.retry_after_s)
-        log.warning("binance.rest_unavailable", what=what, reason=str(error), retry_in_s=round(delay_s, 2))
-        await asyncio.sleep(delay_s)
 
 
 def _close_streams(symbols: frozenset[str]) -> frozenset[str]:
@@ -236,11 +186,3 @@ def _close_streams(symbols: frozenset[str]) -> frozenset[str]:
     return frozenset(
         stream for symbol in symbols for stream in (endpoints.book_ticker(symbol), endpoints.agg_trade(symbol))
     )
-
-
-async def _wait_at_most(event: asyncio.Event, timeout_s: float) -> None:
-    try:
-        async with asyncio.timeout(timeout_s):
-            await event.wait()
-    except TimeoutError:
-        return

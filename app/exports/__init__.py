@@ -1,0 +1,1 @@
+"""Tables as files: CSV, JSON and Parquet, a piece at a time."""

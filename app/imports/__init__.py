@@ -1,0 +1,1 @@
+"""Imports of fills: a file read, checked, ordered and booked as one."""

@@ -1,0 +1,120 @@
+"""The opening of a WebSocket as bytes: RFC 6455 §4.2, for a request whose head has been read as HTTP already."""
+
+import base64
+import binascii
+import email.utils
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Final, NamedTuple
+from urllib.parse import unquote
+
+from websockets.utils import accept_key
+
+_MOST_HEADERS: Final = 128
+_LONGEST_LINE: Final = 8190
+_VERSION: Final = b"13"
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class BadHandshake(Exception):
+    """The request does not open a WebSocket. ``status`` says why."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+class Opening(NamedTuple):
+    """What a client asks for."""
+
+    path: str
+    raw_path: bytes
+    query: bytes
+    headers: Headers
+    accept: str
+    subprotocols: list[str]
+
+
+def read_opening(head: bytes) -> Opening:
+    """Read the head of a request up to its empty line. Raises BadHandshake."""
+    lines = head.split(b"\r\n")
+    if len(lines) > _MOST_HEADERS or max(map(len, lines)) > _LONGEST_LINE:
+        raise BadHandshake(400, "The head of the request is too large.")
+    method, _, rest = lines[0].partition(b" ")
+    target = rest.rpartition(b" ")[0]
+    headers = [_header(line) for line in lines[1:] if line]
+    if method != b"GET" or not target:
+        raise BadHandshake(405, "A WebSocket is opened by GET.")
+    if _values(headers, b"sec-websocket-version") != [_VERSION]:
+        raise BadHandshake(426, "The version of the protocol is 13.")
+    raw_path, _, query = target.partition(b"?")
+    offered = b",".join(_values(headers, b"sec-websocket-protocol"))
+    return Opening(
+        path=unquote(raw_path.decode("ascii", "replace")),
+        raw_path=raw_path,
+        query=query,
+        headers=headers,
+        accept=_accept(headers),
+        subprotocols=[name.strip().decode("latin-1") for name in offered.split(b",") if name.strip()],
+    )
+
+
+def _header(line: bytes) -> tuple[bytes, bytes]:
+    name, _, value = line.partition(b":")
+    return name.lower(), value.strip()
+
+
+def _values(headers: Headers, name: bytes) -> list[bytes]:
+    return [value for key, value in headers if key == name]
+
+
+def _accept(headers: Headers) -> str:
+    """The answer to the client's key."""
+    keys = _values(headers, b"sec-websocket-key")
+    if len(keys) != 1 or not _is_key(keys[0]):
+        raise BadHandshake(400, "Sec-WebSocket-Key is missing or wrong.")
+    return accept_key(keys[0].decode("ascii"))
+
+
+def _is_key(key: bytes) -> bool:
+    try:
+        return len(base64.b64decode(key, validate=True)) == 16
+    except binascii.Error:
+        return False
+
+
+def switching(accept: str, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
+    """The answer that opens the WebSocket."""
+    said = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    said += f"Sec-WebSocket-Accept: {accept}\r\n"
+    if subprotocol is not None:
+        said += f"Sec-WebSocket-Protocol: {subprotocol}\r\n"
+    return said.encode("latin-1") + _lines(headers) + b"\r\n"
+
+
+def denial(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bytes:
+    """The answer that does not."""
+    sent = list(headers)
+    known = {name.lower() for name, _ in sent}
+    usual = {
+        b"date": email.utils.formatdate(usegmt=True).encode(),
+        b"content-type": b"text/plain; charset=utf-8",
+        b"content-length": str(len(body)).encode(),
+        b"connection": b"close",
+    }
+    if status == HTTPStatus.UPGRADE_REQUIRED:
+        usual[b"sec-websocket-version"] = _VERSION
+    sent += [(name, value) for name, value in usual.items() if name not in known]
+    return f"HTTP/1.1 {status} {_phrase(status)}\r\n".encode() + _lines(sent) + b"\r\n" + body
+
+
+def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return b"".join([name + b": " + value + b"\r\n" for name, value in headers])
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
