@@ -261,7 +261,7 @@ def _web(
     """Cores and processes. Every process hears every price, so that costs the more the more there are."""
     frames = frames_per_s * (costs.web_us_per_frame + rows_per_frame * costs.web_us_per_row) / 1e6
     hearing = costs.web_base_cores + FLUSHES_PER_S * prices_per_flush * costs.web_us_per_price / 1e6
-    if hearing >= MOST_LOAD:
+    if given is None and hearing >= MOST_LOAD:
         raise ValueError("a web process could do nothing but listen to so many prices")
     workers = given or max(1, math.ceil(frames / (MOST_LOAD - hearing)))
     return frames + workers * hearing, workers
