@@ -113,9 +113,9 @@ def _adjustments(totals: Totals, strategies: Iterable[Node]) -> Node | None:
 
 
 def _open_leaf(one: Valued) -> Node:
-    worth, market_value = one.reported.unrealized_pnl, one.reported.market_value
+    worth = one.reported.unrealized_pnl
     is_priced = worth is not None
-    value = (market_value or 0) if is_priced else 0
+    value = one.exposure if is_priced else 0
     return Node(
         kind="symbol",
         name=one.position.symbol,

@@ -154,6 +154,16 @@ class Valued(msgspec.Struct, frozen=True):
         """Whether every fee and every rate of what was realised is known."""
         return is_known(self.position)
 
+    @property
+    def exposure(self) -> int:
+        """Signed notional, as reported: a long is positive, also of an inverse contract. 0 while it is unknown."""
+        return exposure_of(self.reported.market_value or 0, is_inverse=self.position.instrument.market == "inverse")
+
+
+def exposure_of(market_value: int, *, is_inverse: bool) -> int:
+    """Signed notional. The value of an inverse long is below zero and rises with the price; its exposure is above."""
+    return -market_value if is_inverse else market_value
+
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
     """The sum of reported leaves, in units of 1e-18 of ``currency``.
@@ -270,8 +280,8 @@ def total_account(
             unpriced.add(one.position.symbol)
             continue
         unrealized += worth
-        long_exposure += max(one.reported.market_value or 0, 0)
-        short_exposure += min(one.reported.market_value or 0, 0)
+        long_exposure += max(one.exposure, 0)
+        short_exposure += min(one.exposure, 0)
         is_stale = is_stale or one.is_stale
         if one.age_ms is not None:
             ages.append(one.age_ms)

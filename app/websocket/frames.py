@@ -12,7 +12,7 @@ from typing import NamedTuple
 from app.domain.decimals import format_units
 from app.domain.positions import Realized
 from app.domain.statements import totals_statement
-from app.domain.valuation import Totals, fraction
+from app.domain.valuation import Totals, exposure_of, fraction
 from app.websocket import reporting
 from app.websocket.json_text import flag, json_text, quoted
 from app.websocket.lane import Lane
@@ -134,8 +134,9 @@ def totals(state: StreamState, view: UserView) -> Totals:
         parts = reporting.reported(lane, row, unrealized(lane, row))
         if parts is None:
             continue
-        long_exposure += max(parts[0], 0)
-        short_exposure += min(parts[0], 0)
+        exposure = exposure_of(parts[0], is_inverse=row.is_inverse)
+        long_exposure += max(exposure, 0)
+        short_exposure += min(exposure, 0)
         rate = reporting.rate_of(lane, row)
         fresh_ms = row.mark.fresh_ms if rate is None else min(row.mark.fresh_ms, rate.fresh_ms)
         ages.append(max(0, lane.as_of_ms - fresh_ms))

@@ -85,6 +85,7 @@ class Row:
         "cost_basis",
         "end",
         "head",
+        "is_inverse",
         "mark",
         "pair",
         "realized_pnl",
@@ -99,6 +100,7 @@ class Row:
         self.mark = mark
         self.cost_basis = int(update.cost_basis)
         self.realized_pnl = to_units(Decimal(update.statement["realized_pnl"]))
+        self.is_inverse = update.statement["market"] == "inverse"
         settle: str = update.statement["settle_asset"]
         self.pair = None if settle == currency else (settle, currency)
         """Which rate it is reported at, None where nothing is to be converted."""

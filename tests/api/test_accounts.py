@@ -6,6 +6,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from app.domain.instruments import Instrument
+
 from .conftest import Api, OpenPosition
 
 BTC_USDT = {"BTCUSDT": "100", "ETHUSDT": "10", "ETHBTC": "0.1"}
@@ -307,3 +309,27 @@ async def test_the_tree_adds_up_over_accounts_strategies_symbols_and_what_is_clo
     assert [node["name"] for node in main["children"][0]["children"]] == ["BTCUSDT", "ETHUSDT"]
     assert [node["kind"] for node in second["children"]] == ["strategy", "adjustments"]
     assert second["net_deposits"] == "50"
+
+
+async def test_a_long_of_an_inverse_contract_is_a_long_exposure(api: Api, alice: httpx2.AsyncClient) -> None:
+    inverse = Instrument(
+        symbol="BTCUSD_PERP",
+        market="inverse",
+        base="BTC",
+        quote="USD",
+        settle="BTC",
+        tick_size=Decimal("0.1"),
+        step_size=Decimal(1),
+        multiplier=Decimal(100),
+    )
+    await api.market.list_instruments(inverse)
+    await api.market.move(**{**BTC_USDT, "BTCUSD_PERP": "100"})
+    opened = await alice.post("/api/v1/positions", json={"symbol": "BTCUSD_PERP", "side": "long", "quantity": "3"})
+    assert opened.status_code == 201, opened.text
+
+    totals = await totals_of(alice)
+    root = (await alice.get("/api/v1/pnl/tree")).json()["root"]
+
+    # Three contracts of 100 dollars each, whatever a coin is worth.
+    assert (totals["net_exposure"], totals["gross_exposure"]) == ("300", "300")
+    assert (root["net_exposure"], root["gross_exposure"]) == ("300", "300")
