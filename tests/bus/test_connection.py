@@ -21,7 +21,7 @@ async def test_tls_is_spoken_where_the_url_says_so(url: str, connection_class: t
 
     connection = client.connection_pool.make_connection()
 
-    assert type(connection) is connection_class
+    assert isinstance(connection, connection_class)
     assert connection.client_name == "web"
     await client.aclose()
 
