@@ -394,7 +394,7 @@ def test_a_row_of_an_account_that_is_valued_otherwise_has_a_mark_of_its_own() ->
         ("BTCUSDT", "80", "mid"),
         ("BTCUSDT bid", "79", "bid"),
     ]
-    assert [row.mark for row in mirror.users["u1"].rows.values()] == ["BTCUSDT", "BTCUSDT bid"]
+    assert [row.mark.price for row in mirror.users["u1"].rows.values()] == ["80", "79"]
 
 
 class Storm:
