@@ -269,3 +269,8 @@ async def cached(redis: "Redis", trader: Trader) -> dict[str, Any]:
                 decoded: dict[str, Any] = msgspec.json.decode(body)
                 return decoded
             await asyncio.sleep(0.05)
+
+
+def stale_marks(mirror: PnlMirror) -> set[str]:
+    """The names of the marks that are too old."""
+    return {name for name, mark in mirror.marks.items() if mark.is_stale}

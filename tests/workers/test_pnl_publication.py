@@ -32,7 +32,7 @@ from tests.domain.books import (
     quoted,
     user_book,
 )
-from tests.workers.desk import statement_of
+from tests.workers.desk import stale_marks, statement_of
 
 ONE = 10**18
 
@@ -301,7 +301,7 @@ def test_a_silent_feed_makes_every_mark_stale_without_moving_a_figure() -> None:
 
     assert [(mark.mark, mark.price, mark.is_stale) for mark in said.marks] == [("BTCUSDT", "80", True)]
     assert said.row_unrealized.slots == b""
-    assert mirror.stale == {"BTCUSDT"}
+    assert stale_marks(mirror) == {"BTCUSDT"}
 
 
 def test_the_base_of_a_new_day_reaches_who_is_watched() -> None:
@@ -361,7 +361,7 @@ def test_balances_in_other_assets_are_told_for_the_currency_effect() -> None:
     desk.speak()
 
     view = mirror.users["u1"]
-    assert (view.net_deposits, view.balances) == (150 * ONE, [("BTC", 2 * ONE, 150 * ONE)])
+    assert (view.net_deposits, view.balances) == (150 * ONE, (("BTC", 2 * ONE, 150 * ONE),))
     assert list(mirror.rates) == [("BTC", "USDT")]
 
 

@@ -24,7 +24,7 @@ from app.repositories.database import create_engine
 from app.workers.leadership import LeaseLost
 from app.workers.pnl_worker import ROLE
 from tests.domain.books import instrument
-from tests.workers.desk import Market, Trader, WebInstance, cached, listening, statement_of, until, working
+from tests.workers.desk import Market, Trader, WebInstance, cached, listening, stale_marks, statement_of, until, working
 
 
 @pytest.fixture
@@ -304,10 +304,10 @@ async def test_a_silent_price_feed_makes_every_mark_stale(
     await trader.trade("buy", "2", "90")
     async with working(engine, redis):
         await until(lambda: web.total(trader) == Decimal("19.5"))
-        assert not web.mirror.stale
-        await until(lambda: web.mirror.stale == {"BTCUSDT"})
+        assert not stale_marks(web.mirror)
+        await until(lambda: stale_marks(web.mirror) == {"BTCUSDT"})
         await market.tick(BTCUSDT="101")
-        await until(lambda: not web.mirror.stale)
+        await until(lambda: not stale_marks(web.mirror))
 
 
 async def test_a_new_price_worker_goes_on_where_the_old_one_ended(
@@ -370,7 +370,7 @@ async def test_a_transfer_is_in_the_equity_of_the_flush_that_follows(
         await trader.deposit("2", "BTC", rate="90")
         await until(lambda: web.mirror.users[trader.user_id].net_deposits == 180 * 10**18)
 
-    assert web.mirror.users[trader.user_id].balances == [("BTC", 2 * 10**18, 180 * 10**18)]
+    assert web.mirror.users[trader.user_id].balances == (("BTC", 2 * 10**18, 180 * 10**18),)
     assert web.mirror.rates["BTC", "USDT"].text == "100"
 
 
