@@ -55,8 +55,9 @@ class StreamServer(uvicorn.Server):
         await super().startup(sockets)
         gc.collect()
         gc.freeze()
-        # A full collection over the objects of ten thousand connections stops the process for a second.
-        gc.set_threshold(5_000, 20, 1_000)
+        # A full collection over the objects of ten thousand connections stops the process for a second, and what
+        # a few hundred frames are built from would start a small one each time, to find that nothing is left of it.
+        gc.set_threshold(50_000, 20, 1_000)
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to stop. An orphan would serve on, unsupervised, on a port that its successor needs."""

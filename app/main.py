@@ -62,9 +62,9 @@ def create_app(settings: Settings, lifespan: Lifespan | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     install_problems(app)
-    # The stream first: a crowd that reconnects would be held against every other route.
-    for router in (endpoint.router, *API_ROUTERS):
+    for router in API_ROUTERS:
         app.include_router(router)
+    app.include_router(endpoint.router)
     app.router.routes.append(PageRoute(_PAGE))
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
     _surround(app, settings)
@@ -86,6 +86,7 @@ def _surround(app: FastAPI, settings: Settings) -> None:
             expose_headers=["ETag", "Location", "Retry-After", "X-Request-ID"],
         )
     app.add_middleware(RequestContext)
+    app.add_middleware(endpoint.StreamFirst)
 
 
 def __getattr__(name: str) -> Any:

@@ -35,17 +35,16 @@ class _Pages:
         self._sitting = [0]
         self._free: list[int] = []
 
-    def find(self, slots: NDArray[np.int32]) -> NDArray[np.int32]:
+    def find(self, slots: NDArray[np.uint32]) -> NDArray[np.int32]:
         """The seats of slots; the first one for whoever has none."""
-        pages = slots >> _PAGE_BITS
-        known = np.minimum(pages, len(self._block_of) - 1)
-        blocks = np.where(pages == known, self._block_of[known], _NOBODY)
-        seats: NDArray[np.int32] = self._blocks[(blocks << _PAGE_BITS) | (slots & (_PAGE - 1))]
+        # The last page is nobody's, for whatever lies beyond the table.
+        pages = np.minimum(slots >> _PAGE_BITS, len(self._block_of) - 1)
+        seats: NDArray[np.int32] = self._blocks[(self._block_of[pages] << _PAGE_BITS) | (slots & (_PAGE - 1))]
         return seats
 
     def get(self, slot: int) -> int:
         page = slot >> _PAGE_BITS
-        if page >= len(self._block_of):
+        if page >= len(self._block_of) - 1:
             return _NOBODY
         return int(self._blocks[(int(self._block_of[page]) << _PAGE_BITS) | (slot & (_PAGE - 1))])
 
@@ -66,8 +65,8 @@ class _Pages:
             self._free.append(block)
 
     def _block(self, page: int) -> int:
-        if page >= len(self._block_of):
-            self._block_of = _longer(self._block_of, page + 1)
+        if page >= len(self._block_of) - 1:
+            self._block_of = _longer(self._block_of, page + 2)
         block = int(self._block_of[page])
         if block == _NOBODY:
             block = self._block_of[page] = self._free.pop() if self._free else self._new_block()
@@ -125,15 +124,14 @@ class Figures:
         """Take over a message's columns; what is not here is left out. Raises ValueError when they are not as long
         as each other.
         """
-        slots = np.frombuffer(columns.slots, np.int32)
+        # What is negative (and has no seat) is among the largest when read without a sign.
+        slots = np.frombuffer(columns.slots, np.uint32)
         high = np.frombuffer(columns.high, np.int64)
         low = np.frombuffer(columns.low, np.uint64)
         if not len(slots) == len(high) == len(low):
             raise ValueError("columns of different lengths")
         if not len(slots):
             return
-        if int(slots.min()) < 0:
-            raise ValueError("a negative slot")
         seats = self._pages.find(slots)
         self.high[seats] = high
         self.low[seats] = low
