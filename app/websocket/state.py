@@ -21,7 +21,8 @@ from app.bus.prices import PriceBoard
 from app.domain.decimals import format_decimal
 from app.domain.prices import Price, StreamPosition
 from app.domain.shards import EVERYBODY, shard_of, shards_of
-from app.websocket.health import StreamHealth
+from app.websocket.flush_clock import FlushClock
+from app.websocket.health import SILENT_AFTER_S, StreamHealth
 from app.websocket.json_text import flag, json_text, quoted
 from app.websocket.lane import Lane, same_flush
 from app.websocket.mirror import PnlMirror, UserView
@@ -73,6 +74,7 @@ class StreamState:
         self.ordinal = 0
         self.flushes = 0
         self.as_of_ms = 0
+        self._flush_clock = FlushClock()
         self.price_gaps = 0
         self.old_layouts = 0
 
@@ -140,7 +142,7 @@ class StreamState:
             self._missed = (flush.epoch, flush.flush)
         if outcome != "applied":
             return outcome
-        self._heard_prices(flush.as_of_ms, now)
+        self._heard_prices(flush.epoch, flush.as_of_ms, now)
         self._staged.append((now, flush))
         if len(self._staged) > _MOST_STAGED or not any(lane.is_awaited for lane in self.lanes):
             self._commit_upto(self._newest_staged())
@@ -157,15 +159,17 @@ class StreamState:
         self._staged.clear()
         if self._missed is not None and (head.epoch, head.flush) >= self._missed:
             self._missed = None
-            self._heard_prices(head.as_of_ms, now)
+            self._heard_prices(head.epoch, head.as_of_ms, now)
         changed = [price for symbol, price in prices.items() if self.prices.get(symbol) != price]
         self.prices = dict(prices)
         whole = [PriceFlush(head.epoch, head.flush, head.as_of_ms, 0, head.feed, changed)]
         self._commit(whole, self._take_over((lane, lane.take_waiting(None)) for lane in self.lanes))
 
-    def _heard_prices(self, as_of_ms: int, now: float) -> None:
-        self.health.heard_prices(now)
-        if self.health.prices_are_silent:
+    def _heard_prices(self, epoch: int, as_of_ms: int, now: float) -> None:
+        # What waited to be read is as old as that makes it: a process that is far behind shows nothing as live.
+        sent_at = self._flush_clock.sent_at(epoch, as_of_ms, now)
+        self.health.heard_prices(sent_at)
+        if self.health.prices_are_silent and now - sent_at <= SILENT_AFTER_S:
             # What is known from before the silence is as old as that makes it.
             self.as_of_ms = as_of_ms
             for lane in self.lanes:

@@ -217,10 +217,41 @@ class TestStaleness:
         assert not state.watched["BTCUSDT"].is_stale
         assert state.health.feed().state == "live"
 
+    def test_flushes_that_are_read_seconds_late_are_shown_as_stale_until_the_process_has_caught_up(self) -> None:
+        state = state_at_flush()
+        watched = state.watch("BTCUSDT")
+        for tenth in range(1, 100):
+            # Ten a second are sent, but from the third second on only five a second are read.
+            now = tenth / 10 if tenth <= 30 else 3 + (tenth - 30) / 5
+            moment = T0 + tenth * 100
+            fresh = [price("BTCUSDT", str(tenth), fresh_ms=moment)]
+            state.offer_prices(price_flush(1 + tenth, fresh, as_of_ms=moment), now)
+            state.check_silence(now)
+            state.commit_overdue(now + 1)
+            behind_s = now - tenth / 10
+            assert watched.is_stale is (behind_s > 3.001), behind_s
+        assert state.health.degraded == ["prices", "pnl"]
+
+        moment = T0 + 17_000
+        state.offer_prices(price_flush(101, [price("BTCUSDT", "1", fresh_ms=moment)], as_of_ms=moment), 17.1)
+        state.commit_overdue(18.0)
+        assert not watched.is_stale
+
+    def test_another_price_worker_counts_by_another_clock(self) -> None:
+        state = state_at_flush()
+        watched = state.watch("BTCUSDT")
+        moment = T0 - 3_600_000
+        successor = price_flush(1, [price("BTCUSDT", "1", fresh_ms=moment)], epoch=8, as_of_ms=moment)
+        state.load_prices(PriceHead(8, 1, moment, LIVE), {}, 1.0)
+        state.offer_prices(successor, 1.0)
+        state.offer_prices(price_flush(2, [price("BTCUSDT", "2", fresh_ms=moment)], epoch=8, as_of_ms=moment), 1.1)
+        state.commit_overdue(2.0)
+        assert not watched.is_stale
+
     def test_silent_pnl_is_named_and_marked_while_prices_stay_live(self) -> None:
         state, _ = state_with_alice()
         for tenth in range(1, 40):
-            state.offer_prices(price_flush(1 + tenth), tenth / 10)
+            state.offer_prices(price_flush(1 + tenth, as_of_ms=T0 + tenth * 100), tenth / 10)
         before = state.ordinal
         state.check_silence(3.9)
         frame = update_of(state, before)
