@@ -65,9 +65,14 @@ def test_totals_are_the_exact_sums_of_their_reported_rows(held: list[Position], 
 
     assert totals.realized_pnl == sum(row.realized.net for row in rows)
     assert totals.unrealized_pnl == sum(row.unrealized_pnl or 0 for row in rows)
-    priced = [row.market_value for row in rows if row.market_value is not None]
-    assert totals.net_exposure == sum(priced)
-    assert totals.gross_exposure == sum(abs(value) for value in priced)
+    priced = [one for one in valuation.positions if one.reported.market_value is not None]
+    exposures = [abs(one.reported.market_value or 0) * _sign(one.position.state.signed_qty) for one in priced]
+    assert totals.net_exposure == sum(exposures)
+    assert totals.gross_exposure == sum(map(abs, exposures))
+
+
+def _sign(quantity: Decimal) -> int:
+    return (quantity > 0) - (quantity < 0)
 
 
 @given(some_positions, some_prices, st.data())
