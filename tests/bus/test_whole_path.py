@@ -12,7 +12,7 @@ from app.repositories.database import create_engine
 from tests.redis_servers import Servers, everywhere
 from tests.websocket.conftest import Client, serving
 from tests.workers.desk import Trader, working
-from tests.workers.test_price_worker import System, at_work
+from tests.workers.test_price_worker import RunningClock, System, at_work
 
 
 @pytest.fixture
@@ -40,7 +40,11 @@ async def test_a_tick_reaches_the_browser_with_its_profit_and_does_so_again_afte
     engine = create_engine(database_url, pool_size=5, timeout_s=5)
     trader = await Trader.register(engine, redis, "ada")
     await trader.trade("buy", "2", "90")
-    async with at_work(System(redis, flush_s=0.1)) as system, working(engine, redis), serving(redis) as server:
+    async with (
+        at_work(System(redis, flush_s=0.1, clock=RunningClock())) as system,
+        working(engine, redis),
+        serving(redis) as server,
+    ):
         server.sessions.users["alice-1"] = trader.user_id
         system.feed.tick("BTCUSDT", "100.0", "101.0")
         client = await server.connect()

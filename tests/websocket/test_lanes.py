@@ -189,7 +189,8 @@ class TestSilence:
     def test_only_the_users_of_a_silent_shard_are_stale_while_all_are_told_that_pnl_is_degraded(self) -> None:
         split = loaded()
         for tenth in range(1, 40):
-            split.state.offer_prices(price_flush(1 + tenth, []), tenth / 10)
+            flush = price_flush(1 + tenth, [], as_of_ms=T0 + tenth * 100)
+            split.state.offer_prices(flush, tenth / 10)
             split.say(0, 1 + tenth, [ada()], BTC, now=tenth / 10)
             split.state.commit_overdue(tenth / 10 + STAGING_S)
             split.state.check_silence(tenth / 10)

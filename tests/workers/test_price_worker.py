@@ -60,6 +60,13 @@ class FakeClock:
         return self.ms
 
 
+class RunningClock(FakeClock):
+    """Runs as clocks do, for those who compare it with their own."""
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+
 class FakeFeed:
     """A market that ticks when told."""
 
@@ -134,9 +141,17 @@ def overall(feed: Feed) -> Feed:
 class System:
     """A price worker between a feed that obeys and a real Redis."""
 
-    def __init__(self, redis: Redis, *, epoch: int = 1, simulated: bool = False, flush_s: float = FLUSH_S) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        epoch: int = 1,
+        simulated: bool = False,
+        flush_s: float = FLUSH_S,
+        clock: FakeClock | None = None,
+    ) -> None:
         self.redis = redis
-        self.clock = FakeClock()
+        self.clock = clock or FakeClock()
         self.feed = FakeFeed(self.clock)
         self.interest = FakeInterest()
         self.bus = FlakyBus(redis, 2.0)
