@@ -256,6 +256,17 @@ class Book:
         self.rates.set_book(rates)
         self.held_version += 1
 
+    def take_base(self, user_id: str, base: int | None, day: date | None) -> None:
+        """Have of a day's base exactly what the database knows of it."""
+        holder = self._by_user[user_id]
+        if (holder.day_base, holder.base_day) != (base, day):
+            holder.day_base, holder.base_day = base, day
+            self._note(holder)
+
+    def without_base_of(self, day: date) -> list[str]:
+        """Users whose total P&L at the beginning of a day is not known here."""
+        return [holder.user_id for holder in self._holders if holder.day_base is None or holder.base_day != day]
+
     def forget_base(self, user_id: str, day: date) -> None:
         """A correction left a user's total P&L at the beginning of a day unknown."""
         holder = self._by_user.get(user_id)

@@ -10,7 +10,7 @@ start, and bugs. Redis or the database going away later is waited out.
 import asyncio
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
@@ -35,9 +35,8 @@ from app.domain.book import Book
 from app.domain.pnl_snapshot import Prices, pnl_snapshot
 from app.domain.prices import Price
 from app.domain.shards import EVERYBODY, Shard, shards_of
-from app.repositories.books import BookRepository
+from app.repositories.books import BEFORE_ALL, BookRepository
 from app.repositories.database import DatabaseUnavailable
-from app.repositories.day_bases import unknown_days
 from app.repositories.funding_turns import FundingTurnRepository
 from app.repositories.layouts import LayoutRepository, role_of
 from app.repositories.leases import LeaseRepository
@@ -58,6 +57,7 @@ from app.workers.pnl_publication import Publication
 from app.workers.readiness import Readiness
 from app.workers.reconciliation import Fence, Reconciliation, WorkerBooks
 from app.workers.schedule import Schedule
+from app.workers.warm_books import KeptBook, WarmBooks
 from app.workers.watchers import Watchers
 
 log = structlog.get_logger(__name__)
@@ -69,6 +69,8 @@ _LOOK_EVERY_S = 0.05
 """How often the pace is asked when no message comes: well below every wait in it."""
 _SILENCE_S = 5.0
 """The price worker speaks ten times a second; so long without a word and the connection counts as dead."""
+_SUBSCRIBED_WITHIN_S = 0.5
+"""Without Redis there is nothing to hear, and the load goes ahead: the end of the wait is a resync."""
 _CACHE_EVERY_S = 0.1
 _CACHED_AT_ONCE = 100
 _CACHED_ROWS_AT_ONCE = 300
@@ -101,6 +103,7 @@ class PnlWorker:
         redis_timeout_s: float,
         cache_ttl_s: int,
         reconcile_every_s: float,
+        kept: KeptBook | None = None,
     ) -> None:
         self._redis = redis
         self._redis_timeout_s = redis_timeout_s
@@ -111,12 +114,13 @@ class PnlWorker:
         self._inbox = Inbox()
         self._board = PriceBoard()
         self._listings = Listings(redis, timeout_s=redis_timeout_s)
-        self._book = Book(stale_after_ms)
+        self._book = Book(stale_after_ms) if kept is None else kept.book
         self._watchers = Watchers(self._book, shard)
         self._cache = CacheRound()
         self._publication = Publication(self._book, self._watchers, self._cache, book_epoch=epoch, shard=shard)
         self._publisher = PnlPublisher(redis, redis_timeout_s, cache_ttl_s, shard)
-        self._keeper = BookKeeper(books, self._book, reporting_currency)
+        loaded_to = BEFORE_ALL if kept is None else kept.loaded_to
+        self._keeper = BookKeeper(books, self._book, reporting_currency, loaded_to=loaded_to)
         self._funding = FundingTurn(
             funding, redis, redis_timeout_s, self._rate_now, is_active=lambda: leadership.is_certain
         )
@@ -146,6 +150,7 @@ class PnlWorker:
         async with asyncio.TaskGroup() as tasks:
             # Listening comes first: what happens during the load waits in the inbox.
             tasks.create_task(self._inbox.listen(subscription), name="pnl.listen")
+            await self._inbox.wait(_SUBSCRIBED_WITHIN_S)
             await self._keeper.load_all()
             # A million positions would be walked through by every full collection.
             gc.freeze()
@@ -249,17 +254,8 @@ class PnlWorker:
             self._moved_on(flush.prices)
 
     def _take_event(self, event: LedgerEvent) -> None:
-        if not self._shard.has(event.user_id):
-            return
-        if event.kind == "correction":
-            for day in unknown_days(event.data):
-                self._book.forget_base(event.user_id, day)
-        # Accounts and corrections change what no position tells: sums, balances, what values an account.
-        if (
-            event.kind in {"account", "correction"}
-            or self._book.apply_positions(event.user_id, event.seq, event.positions) == "gap"
-        ):
-            self._keeper.reload([event.user_id])
+        if self._shard.has(event.user_id):
+            self._keeper.take(event)
 
     async def _read_prices(self) -> None:
         """Read the price hash after a loss; the next look tries again where Redis is away."""
@@ -401,10 +397,12 @@ async def run_pnl_worker(
     minutes_for: timedelta = timedelta(days=2),
     hours_for: timedelta = timedelta(days=92),
     reconcile_every_s: float = 0.0,
+    warm_positions: int = 0,
 ) -> NoReturn:
     """Stand by until the lease of a shard is this worker's, then publish until cancelled.
 
-    With ``reconcile_every_s`` of zero nothing is reconciled.
+    With ``reconcile_every_s`` of zero nothing is reconciled. While it stands by
+    it keeps the books of all shards, with up to ``warm_positions`` positions.
 
     Raises (in an exception group): LeaseLost, another worker is active now;
     DatabaseUnavailable, the load at the start failed. Either way this process
@@ -414,7 +412,15 @@ async def run_pnl_worker(
     leases = LeaseRepository(engine)
     leadership = Leadership(leases, list(roles), holder, lease_ttl_ms)
     readiness = Readiness(leases, "pnl", holder, lease_ttl_ms, partial(is_reachable, redis, redis_timeout_s))
-    epoch = await readiness.stand_by(leadership)
+    warm = WarmBooks(
+        partial(BookRepository, engine),
+        redis,
+        shards_of(shards),
+        most_positions=warm_positions,
+        stale_after_ms=stale_after_ms,
+        reporting_currency=reporting_currency,
+    )
+    epoch, kept = await _stand_by(readiness, leadership, warm, roles)
     shard = roles[leadership.role]
     samples = SampleRepository(engine, leadership.role, epoch)
     try:
@@ -435,6 +441,7 @@ async def run_pnl_worker(
             redis_timeout_s=redis_timeout_s,
             cache_ttl_s=cache_ttl_s,
             reconcile_every_s=reconcile_every_s,
+            kept=kept,
         )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(leadership.keep(), name="pnl.lease")
@@ -443,6 +450,24 @@ async def run_pnl_worker(
     finally:
         await leadership.release()
     raise AssertionError("none of the tasks returns")
+
+
+async def _stand_by(
+    readiness: Readiness, leadership: Leadership, warm: WarmBooks, roles: Mapping[str, Shard]
+) -> tuple[int, KeptBook | None]:
+    """Keep books until a lease is held; its epoch, and the book of its shard, if it was kept."""
+    warming = asyncio.create_task(warm.run(leadership.others_are_active), name="pnl.warm")
+    standing_by = asyncio.create_task(readiness.stand_by(leadership), name="pnl.stand_by")
+    try:
+        await asyncio.wait([warming, standing_by], return_when=asyncio.FIRST_COMPLETED)
+        if not standing_by.done():
+            warming.result()
+        epoch = standing_by.result()
+    finally:
+        for task in (warming, standing_by):
+            task.cancel()
+        await asyncio.wait([warming, standing_by])
+    return epoch, warm.hand_over(roles[leadership.role])
 
 
 def _now_ms() -> int:

@@ -1,7 +1,7 @@
 """One active worker per role, on a real PostgreSQL; and a database that fails when told to."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -32,6 +32,9 @@ class ScriptedLeases:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    async def held_by_others(self, roles: Sequence[str], holder: str) -> dict[str, float]:
+        return {}
 
     async def acquire(self, role: str, holder: str, ttl_ms: int) -> int | None:
         return self._next()
