@@ -1,6 +1,6 @@
 """How long users of a P&L shard wait when its worker is killed: two shards, one worker more, the default lease.
 
-This program stands for a web instance with half of the users. Their wait is from
+This program stands for web instances with half of the users. Their wait is from
 the kill to the message in which the successor tells their figures; of it, until the
 lease was noticed and until the book was ready, as the successor's log has it; beside
 it, how long the other shard was silent meanwhile.
@@ -38,7 +38,8 @@ _POSITIONS: Final = 10
 _SYMBOLS: Final = 300
 _SHARDS: Final = shards_of(2)
 _ROUNDS: Final = 3
-_INSTANCE: Final = "takeover-bench"
+_USERS_AN_INSTANCE: Final = 6_250
+"""A web process has up to 8,400 (docs/capacity.md)."""
 _HEARTBEAT_S: Final = 1.0
 _LONGEST_S: Final = 120.0
 
@@ -184,23 +185,26 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 @asynccontextmanager
 async def _connected(redis: "Redis", online: set[str]) -> AsyncIterator[_Instance]:
-    """Be a web instance with these users while the block runs."""
+    """Be web instances with these users while the block runs."""
     instance = _Instance()
-    interest = InterestPublisher(redis, _INSTANCE, 10.0)
+    listed = sorted(online)
+    parts = [listed[start : start + _USERS_AN_INSTANCE] for start in range(0, len(listed), _USERS_AN_INSTANCE)]
+    names = {f"takeover-bench-{number}": set(part) for number, part in enumerate(parts)}
     async with redis.pubsub() as pubsub:
-        await pubsub.subscribe(keys.pnl_channel(_INSTANCE))
+        await pubsub.subscribe(*map(keys.pnl_channel, names))
 
         async def listen() -> None:
             async for message in pubsub.listen():
                 if message["type"] == "message":
                     instance.take(message["data"])
 
-        async def stay() -> None:
+        async def stay(name: str, users: set[str]) -> None:
+            interest = InterestPublisher(redis, name, 10.0)
             while True:
-                await interest.heartbeat(online, set())
+                await interest.heartbeat(users, set())
                 await asyncio.sleep(_HEARTBEAT_S)
 
-        tasks = [asyncio.create_task(listen()), asyncio.create_task(stay())]
+        tasks = [asyncio.create_task(listen()), *(asyncio.create_task(stay(*one)) for one in names.items())]
         try:
             yield instance
         finally:

@@ -73,6 +73,8 @@ class Holder(msgspec.Struct):
     """Row by position id."""
     pairs: frozenset[int] = frozenset()
     """The rates that concern him."""
+    revision: int = 0
+    """Grows with everything that happens to him, but for prices and rates."""
 
     def has_account(self, account_id: str) -> bool:
         return any(account.account_id == account_id for account in self.accounts)
@@ -637,6 +639,7 @@ class Book:
             self.held_version += 1
 
     def _note(self, holder: Holder) -> None:
+        holder.revision += 1
         if holder.slot in self._watched:
             self._changes.setdefault(holder.slot, Change())
 

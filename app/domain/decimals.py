@@ -99,6 +99,8 @@ def quantize_state(value: Decimal) -> Decimal:
 
 def to_units(value: Decimal) -> int:
     """Round half to even to 1e-18 and give the integer number of units."""
+    if not value:
+        return 0  # Every other amount of a position is nothing, and a load has millions of them.
     return int(value.quantize(_UNIT_QUANTUM, context=_EXACT).scaleb(SCALE, context=_EXACT))
 
 
@@ -117,6 +119,8 @@ def from_units(units: int) -> Decimal:
 
 def format_units(units: int) -> str:
     """Write units as a plain decimal: no exponent, no trailing zeros, no negative zero."""
+    if not units:
+        return "0"
     # By cutting the digits, which is a third faster than dividing: a frame has a dozen of these.
     sign, digits = ("-", str(-units)) if units < 0 else ("", str(units))
     digits = digits.zfill(SCALE + 1)

@@ -54,6 +54,7 @@ from app.workers.instance_keeper import InstanceKeeper
 from app.workers.leadership import Leadership
 from app.workers.pnl_pace import PnlPace
 from app.workers.pnl_publication import Publication
+from app.workers.prepared_users import PreparedUsers
 from app.workers.readiness import Readiness
 from app.workers.reconciliation import Fence, Reconciliation, WorkerBooks
 from app.workers.schedule import Schedule
@@ -71,6 +72,7 @@ _SILENCE_S = 5.0
 """The price worker speaks ten times a second; so long without a word and the connection counts as dead."""
 _SUBSCRIBED_WITHIN_S = 0.5
 """Without Redis there is nothing to hear, and the load goes ahead: the end of the wait is a resync."""
+_PREPARED_FOR_S = 30.0
 _CACHE_EVERY_S = 0.1
 _CACHED_AT_ONCE = 100
 _CACHED_ROWS_AT_ONCE = 300
@@ -117,7 +119,10 @@ class PnlWorker:
         self._book = Book(stale_after_ms) if kept is None else kept.book
         self._watchers = Watchers(self._book, shard)
         self._cache = CacheRound()
-        self._publication = Publication(self._book, self._watchers, self._cache, book_epoch=epoch, shard=shard)
+        self._prepared = PreparedUsers(self._book) if kept is None else kept.prepared
+        self._publication = Publication(
+            self._book, self._watchers, self._cache, book_epoch=epoch, shard=shard, prepared=self._prepared
+        )
         self._publisher = PnlPublisher(redis, redis_timeout_s, cache_ttl_s, shard)
         loaded_to = BEFORE_ALL if kept is None else kept.loaded_to
         self._keeper = BookKeeper(books, self._book, reporting_currency, loaded_to=loaded_to)
@@ -162,6 +167,7 @@ class PnlWorker:
             await self._enter_layout()
             tasks.create_task(self._follow_layout(), name="pnl.layout")
             tasks.create_task(self._serve(), name="pnl.serve")
+            tasks.create_task(self._forget_prepared(), name="pnl.prepared")
             tasks.create_task(self._keeper.run(), name="pnl.keeper")
             tasks.create_task(self._instances.run(), name="pnl.instances")
             tasks.create_task(self._keep_cache(), name="pnl.cache")
@@ -226,6 +232,11 @@ class PnlWorker:
             if self._prices_are_lost:
                 await self._read_prices()
             await self._speak()
+
+    async def _forget_prepared(self) -> None:
+        """Whoever was to be told at the takeover has been told by then."""
+        await asyncio.sleep(_PREPARED_FOR_S)
+        self._prepared.clear()
 
     def _take(self, event: Message | Resync) -> None:
         """Take over one message. What cannot be read is dropped: polls and gaps find what was in it."""
@@ -419,6 +430,7 @@ async def run_pnl_worker(
         most_positions=warm_positions,
         stale_after_ms=stale_after_ms,
         reporting_currency=reporting_currency,
+        redis_timeout_s=redis_timeout_s,
     )
     epoch, kept = await _stand_by(readiness, leadership, warm, roles)
     shard = roles[leadership.role]
@@ -456,7 +468,9 @@ async def _stand_by(
     readiness: Readiness, leadership: Leadership, warm: WarmBooks, roles: Mapping[str, Shard]
 ) -> tuple[int, KeptBook | None]:
     """Keep books until a lease is held; its epoch, and the book of its shard, if it was kept."""
-    warming = asyncio.create_task(warm.run(leadership.others_are_active), name="pnl.warm")
+    warming = asyncio.create_task(
+        warm.run(leadership.others_are_active, lambda: roles.get(leadership.endangered or "")), name="pnl.warm"
+    )
     standing_by = asyncio.create_task(readiness.stand_by(leadership), name="pnl.stand_by")
     try:
         await asyncio.wait([warming, standing_by], return_when=asyncio.FIRST_COMPLETED)

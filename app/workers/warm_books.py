@@ -16,7 +16,9 @@ import structlog
 from redis.asyncio import Redis
 
 from app.bus import keys
+from app.bus.connection import BusUnavailable
 from app.bus.events import decode_event
+from app.bus.interest import live_instances, online_users
 from app.bus.messages import LedgerEvent
 from app.bus.subscription import Message, Resync, Subscription
 from app.domain.book import Book
@@ -24,19 +26,25 @@ from app.domain.shards import Shard, shard_of
 from app.repositories.database import DatabaseUnavailable
 from app.workers.book_keeper import BookKeeper, Books
 from app.workers.inbox import Inbox
+from app.workers.prepared_users import PreparedUsers
 
 log = structlog.get_logger(__name__)
 
 _LOOK_EVERY_S = 1.0
 _SILENCE_S = 5.0
 _RETRY_S = 2.0
+_DANGER_EVERY_S = 0.05
+_PREPARED_AT_ONCE = 200
+_MOST_PREPARED = 200_000
+"""Rows of 700 bytes: those of 20,000 users with ten each."""
 
 
 class KeptBook(NamedTuple):
-    """A book, with all users up to an id in it."""
+    """A book, with all users up to an id in it, and some of them as they are to be told."""
 
     book: Book
     loaded_to: str
+    prepared: PreparedUsers
 
 
 class _Warm:
@@ -45,6 +53,7 @@ class _Warm:
     def __init__(self, books: Books, stale_after_ms: int, currency: str) -> None:
         self.book = Book(stale_after_ms)
         self.keeper = BookKeeper(books, self.book, currency, is_standby=True)
+        self.prepared = PreparedUsers(self.book)
 
     @property
     def positions(self) -> int:
@@ -66,7 +75,9 @@ class WarmBooks:
         most_positions: int,
         stale_after_ms: int,
         reporting_currency: str,
+        redis_timeout_s: float,
     ) -> None:
+        self._redis_timeout_s = redis_timeout_s
         self._books_of = books_of
         self._redis = redis
         self._shards = shards
@@ -86,8 +97,8 @@ class WarmBooks:
         """The books, whole or on the way to it."""
         return {shard: warm.book for shard, warm in self._warm.items()}
 
-    async def run(self, is_needed: asyncio.Event) -> NoReturn:
-        """Keep books once they are needed, until cancelled."""
+    async def run(self, is_needed: asyncio.Event, endangered: Callable[[], Shard | None]) -> NoReturn:
+        """Keep books once they are needed, until cancelled. ``endangered`` tells whose worker seems to be gone."""
         if not self._most_positions:
             await asyncio.Event().wait()
         await is_needed.wait()
@@ -97,13 +108,14 @@ class WarmBooks:
             tasks.create_task(self._inbox.listen(subscription), name="pnl.warm.listen")
             tasks.create_task(self._follow(), name="pnl.warm.follow")
             tasks.create_task(self._keep_all(), name="pnl.warm.keep")
+            tasks.create_task(self._prepare(endangered), name="pnl.warm.prepare")
         raise AssertionError("none of the tasks returns")
 
     def hand_over(self, shard: Shard) -> KeptBook | None:
         """The book of a shard, if it was kept, for a worker that goes on with it. All others are dropped."""
         warm = self._warm.get(shard)
         self._warm = {}
-        return None if warm is None else KeptBook(warm.book, warm.keeper.loaded_to)
+        return None if warm is None else KeptBook(warm.book, warm.keeper.loaded_to, warm.prepared)
 
     async def _keep_all(self) -> NoReturn:
         """Load one shard after the other, then see to it that they stay within the bound."""
@@ -156,6 +168,39 @@ class WarmBooks:
     def _drop(self, shard: Shard) -> None:
         del self._warm[shard]
         log.warning("pnl_worker.not_kept_warm", shard=shard.name, most_positions=self._most_positions)
+
+    async def _prepare(self, endangered: Callable[[], Shard | None]) -> NoReturn:
+        """While a lease runs out, write down the users of its shard who are connected anywhere."""
+        while True:
+            await asyncio.sleep(_DANGER_EVERY_S)
+            shard = endangered()
+            for other, warm in self._warm.items():
+                if other != shard:
+                    warm.prepared.clear()
+            if shard is not None and shard in self._warm and not len(self._warm[shard].prepared):
+                await self._prepare_connected(shard, self._warm[shard], endangered)
+
+    async def _prepare_connected(self, shard: Shard, warm: _Warm, endangered: Callable[[], Shard | None]) -> None:
+        rows = rested = 0
+        for user_id in await self._connected():
+            if shard.has(user_id):
+                rows += warm.prepared.prepare(user_id)
+            if rows - rested > _PREPARED_AT_ONCE:
+                # The lease is looked at meanwhile; and perhaps its holder is back.
+                await asyncio.sleep(0)
+                rested = rows
+                if endangered() != shard or rows > _MOST_PREPARED:
+                    return
+
+    async def _connected(self) -> set[str]:
+        """Who is connected to any web instance; nobody, while that cannot be asked."""
+        users: set[str] = set()
+        try:
+            for instance_id in await live_instances(self._redis, self._redis_timeout_s):
+                users |= await online_users(self._redis, instance_id, self._redis_timeout_s)
+        except BusUnavailable as error:
+            log.warning("pnl_worker.instances_unknown", reason=str(error))
+        return users
 
     async def _follow(self) -> NoReturn:
         while True:
