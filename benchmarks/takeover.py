@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import asyncpg
+import msgspec
 from redis.asyncio import Redis
 
 from app.bus import keys
 from app.bus.interest import InterestPublisher
-from app.bus.pnl import decode_pnl_flush
 from app.domain.shards import shards_of
 from app.repositories.layouts import role_of
 from benchmarks.population import Population
@@ -44,32 +44,42 @@ _HEARTBEAT_S: Final = 1.0
 _LONGEST_S: Final = 120.0
 
 
-class _Told(NamedTuple):
-    at: float
+class _Heard(msgspec.Struct):
+    """Of a flush, what is looked at. The rest is not read: web instances would do that in processes of their own."""
+
+    shard: int
     book_epoch: int
-    users: int
+    users: list[msgspec.Raw]
+
+
+_decoder: Final = msgspec.msgpack.Decoder(_Heard)
 
 
 class _Instance:
     """What the P&L workers told."""
 
     def __init__(self) -> None:
-        self.told: dict[int, list[_Told]] = {shard.number: [] for shard in _SHARDS}
+        self.heard_at: dict[int, list[float]] = {shard.number: [] for shard in _SHARDS}
+        self._newest: dict[int, tuple[int, int]] = {shard.number: (0, 0) for shard in _SHARDS}
 
     def take(self, payload: bytes) -> None:
-        flush = decode_pnl_flush(payload)
-        self.told[flush.shard].append(_Told(time.monotonic(), flush.book_epoch, len(flush.users)))
+        flush = _decoder.decode(payload)
+        epoch, users = self._newest[flush.shard]
+        if flush.book_epoch >= epoch:
+            known = users if flush.book_epoch == epoch else 0
+            self._newest[flush.shard] = flush.book_epoch, known + len(flush.users)
+            self.heard_at[flush.shard].append(time.monotonic())
 
     def epoch(self, shard: int) -> int:
         """The newest holder heard of a shard."""
-        return max((told.book_epoch for told in self.told[shard]), default=0)
+        return self._newest[shard][0]
 
     def known(self, shard: int) -> int:
         """How many users the newest holder has told of."""
-        return sum(told.users for told in self.told[shard] if told.book_epoch == self.epoch(shard))
+        return self._newest[shard][1]
 
     def longest_silence_s(self, shard: int, since: float) -> float:
-        times = [since, *(told.at for told in self.told[shard] if told.at > since)]
+        times = [since, *(at for at in self.heard_at[shard] if at > since)]
         return max((after - before for before, after in pairwise(times)), default=0.0)
 
 
@@ -142,7 +152,7 @@ async def _round(system: System, instance: _Instance, online: int, *, is_warm: b
         standby = next(
             pid for name, pid in system.roles().items() if name.startswith("pnl-") and pid not in holders.values()
         )
-        await _until(lambda: len(_moments(system, standby, "pnl_worker.warm")) == len(_SHARDS))
+        await _until(lambda: len(_moments(system, standby, "pnl_worker.warm")) == len(_SHARDS), every_s=0.5)
     await asyncio.sleep(1.0)
     wanted, epoch = instance.known(0), instance.epoch(0)
     killed_at, killed_at_utc = time.monotonic(), time.time()
@@ -177,10 +187,10 @@ async def _holder(database_url: str, role: str) -> int:
     return int(holder.split(":")[1])
 
 
-async def _until(condition: Callable[[], bool]) -> None:
+async def _until(condition: Callable[[], bool], *, every_s: float = 0.005) -> None:
     async with asyncio.timeout(_LONGEST_S):
         while not condition():  # noqa: ASYNC110 - what is waited for happens in other processes
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(every_s)
 
 
 @asynccontextmanager
@@ -190,28 +200,35 @@ async def _connected(redis: "Redis", online: set[str]) -> AsyncIterator[_Instanc
     listed = sorted(online)
     parts = [listed[start : start + _USERS_AN_INSTANCE] for start in range(0, len(listed), _USERS_AN_INSTANCE)]
     names = {f"takeover-bench-{number}": set(part) for number, part in enumerate(parts)}
+    tasks: list[asyncio.Task[None]] = []
+    try:
+        for name, users in names.items():
+            tasks += [
+                asyncio.create_task(_listen(redis, name, instance)),
+                asyncio.create_task(_stay(redis, name, users)),
+            ]
+        yield instance
+    finally:
+        for task in tasks:
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(*tasks)
+
+
+async def _listen(redis: "Redis", name: str, instance: _Instance) -> None:
+    """Each on a connection of its own, as web processes are."""
     async with redis.pubsub() as pubsub:
-        await pubsub.subscribe(*map(keys.pnl_channel, names))
+        await pubsub.subscribe(keys.pnl_channel(name))
+        async for message in pubsub.listen():
+            if message["type"] == "message":
+                instance.take(message["data"])
 
-        async def listen() -> None:
-            async for message in pubsub.listen():
-                if message["type"] == "message":
-                    instance.take(message["data"])
 
-        async def stay(name: str, users: set[str]) -> None:
-            interest = InterestPublisher(redis, name, 10.0)
-            while True:
-                await interest.heartbeat(users, set())
-                await asyncio.sleep(_HEARTBEAT_S)
-
-        tasks = [asyncio.create_task(listen()), *(asyncio.create_task(stay(*one)) for one in names.items())]
-        try:
-            yield instance
-        finally:
-            for task in tasks:
-                task.cancel()
-            with suppress(asyncio.CancelledError):
-                await asyncio.gather(*tasks)
+async def _stay(redis: "Redis", name: str, users: set[str]) -> None:
+    interest = InterestPublisher(redis, name, 10.0)
+    while True:
+        await interest.heartbeat(users, set())
+        await asyncio.sleep(_HEARTBEAT_S)
 
 
 def main() -> None:

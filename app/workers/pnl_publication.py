@@ -26,8 +26,8 @@ SNAPSHOT_ROWS = 2500
 PREPARED_ROWS = 5
 """So many prepared rows cost what one does that is not."""
 
-MOST_ROWS_AT_ONCE = 5000
-"""Most such rows for one instance: 3.5 MB, which it takes in within a tenth of a second."""
+MOST_ROWS_AT_ONCE = 4000
+"""Most such rows for one instance: 3 MB, which it takes in within a tenth of a second."""
 
 
 class _Moment:

@@ -54,6 +54,7 @@ class _Warm:
         self.book = Book(stale_after_ms)
         self.keeper = BookKeeper(books, self.book, currency, is_standby=True)
         self.prepared = PreparedUsers(self.book)
+        self.is_whole = False
 
     @property
     def positions(self) -> int:
@@ -97,6 +98,15 @@ class WarmBooks:
         """The books, whole or on the way to it."""
         return {shard: warm.book for shard, warm in self._warm.items()}
 
+    @property
+    def whole(self) -> set[Shard]:
+        """The shards whose books are loaded."""
+        return {shard for shard, warm in self._warm.items() if warm.is_whole}
+
+    def prepared(self, shard: Shard) -> PreparedUsers:
+        """Users of a shard that is kept, as they are to be told."""
+        return self._warm[shard].prepared
+
     async def run(self, is_needed: asyncio.Event, endangered: Callable[[], Shard | None]) -> NoReturn:
         """Keep books once they are needed, until cancelled. ``endangered`` tells whose worker seems to be gone."""
         if not self._most_positions:
@@ -139,6 +149,7 @@ class WarmBooks:
         warm = self._warm[shard] = _Warm(self._books_of(shard), self._stale_after_ms, self._currency)
         if not await self._load(shard, warm):
             return False
+        warm.is_whole = True
         log.info("pnl_worker.warm", shard=shard.name, users=len(warm.book), positions=warm.positions)
         return True
 
