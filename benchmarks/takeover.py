@@ -31,6 +31,7 @@ from app.bus.interest import InterestPublisher
 from app.domain.shards import shards_of
 from app.repositories.layouts import role_of
 from benchmarks.population import Population
+from benchmarks.processes import usage
 from benchmarks.system import System
 
 _SHARD_POSITIONS: Final = 50_000
@@ -84,7 +85,7 @@ class _Instance:
 
 
 class _Round(NamedTuple):
-    """One takeover: seconds since the kill, but for the last."""
+    """One takeover: seconds since the kill, but for the last three."""
 
     noticed: float
     """A standby held the lease."""
@@ -96,6 +97,10 @@ class _Round(NamedTuple):
     """It had told of every user who is connected."""
     silence: float
     """The longest silence of the other shard meanwhile."""
+    cpu: float
+    """CPU of the successor from the kill on, what it did ahead included."""
+    waited: float
+    """For how long it was ready to run while other programs had the cores."""
 
 
 def figures(positions: int = _SHARD_POSITIONS, rounds: int = _ROUNDS, *, is_warm: bool = True) -> dict[str, float]:
@@ -142,6 +147,8 @@ def _named(number: int, one: _Round) -> Iterator[tuple[str, float]]:
     yield f"s until it has the book, round {number}", one.ready
     yield f"s until the shard speaks again, round {number}", one.spoke
     yield f"s until all its users are told, round {number}", one.told
+    yield f"s of CPU that the successor used, round {number}", one.cpu
+    yield f"s that it waited for a core, round {number}", one.waited
 
 
 async def _round(system: System, instance: _Instance, online: int, *, is_warm: bool) -> _Round:
@@ -155,6 +162,7 @@ async def _round(system: System, instance: _Instance, online: int, *, is_warm: b
         await _until(lambda: len(_moments(system, standby, "pnl_worker.warm")) == len(_SHARDS), every_s=0.5)
     await asyncio.sleep(1.0)
     wanted, epoch = instance.known(0), instance.epoch(0)
+    before = {pid: usage([pid]) for pid in system.roles().values()}
     killed_at, killed_at_utc = time.monotonic(), time.time()
     start_another = system.kill(holders[_SHARDS[0]])
     await _until(lambda: instance.epoch(0) > epoch)
@@ -162,11 +170,12 @@ async def _round(system: System, instance: _Instance, online: int, *, is_warm: b
     await _until(lambda: instance.known(0) >= wanted)
     told_s = time.monotonic() - killed_at
     successor = await _holder(system.database_url, role_of(_SHARDS[0]))
+    used = usage([successor]).since(before[successor])
     start_another()
     noticed, ready = (
         _moments(system, successor, event)[-1] - killed_at_utc for event in ("lease.acquired", "pnl_worker.loaded")
     )
-    return _Round(noticed, ready, spoke_s, told_s, instance.longest_silence_s(1, killed_at))
+    return _Round(noticed, ready, spoke_s, told_s, instance.longest_silence_s(1, killed_at), used.cpu_s, used.waited_s)
 
 
 def _moments(system: System, pid: int, event: str) -> list[float]:

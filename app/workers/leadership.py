@@ -74,6 +74,7 @@ class Leadership:
             try:
                 epoch = await self._take_any()
             except DatabaseUnavailable as error:
+                self._left = {}
                 reason = self._stand_by(reason, f"the database cannot be asked: {error}")
             else:
                 if epoch is not None:
@@ -95,7 +96,6 @@ class Leadership:
 
     async def _take_any(self) -> int | None:
         """Take the first role that is free. Many may want the same one: the others then take the next."""
-        self._left = {}
         self._left = await self._leases.held_by_others(self._roles, self._holder)
         for role in [role for role in self._roles if role not in self._left]:
             epoch = await self._leases.acquire(role, self._holder, self._ttl_ms)

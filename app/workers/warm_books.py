@@ -125,6 +125,8 @@ class WarmBooks:
         """The book of a shard, if it was kept, for a worker that goes on with it. All others are dropped."""
         warm = self._warm.get(shard)
         self._warm = {}
+        if warm is not None:
+            log.info("pnl_worker.was_warm", shard=shard.name, users=len(warm.book), prepared=len(warm.prepared))
         return None if warm is None else KeptBook(warm.book, warm.keeper.loaded_to, warm.prepared)
 
     async def _keep_all(self) -> NoReturn:
