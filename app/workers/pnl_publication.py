@@ -20,7 +20,7 @@ from app.workers.prepared_users import PreparedUsers
 from app.workers.user_updates import changed_user, whole_user
 from app.workers.watchers import Instance, Watchers
 
-SNAPSHOT_ROWS = 2500
+SNAPSHOT_ROWS = 3000
 """Most rows of newly watched users in the flushes of one moment; the rest come with the next."""
 
 PREPARED_ROWS = 5
