@@ -44,6 +44,11 @@ class Delivery:
         """The newest commit."""
         return self._state.ordinal
 
+    def count(self, updates: int, merged: int) -> None:
+        """Note updates that were written elsewhere, and how many price flushes they stand for."""
+        self.updates += updates
+        self.merged += merged
+
     def payloads_of(self, connections: Sequence[Connection], now: float) -> list[list[bytes]]:
         """For each everything that it has not seen, as frames in order; marks it as seen. Often nothing.
 

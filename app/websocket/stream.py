@@ -19,9 +19,11 @@ from app.websocket.announcer import Announcer, InterestOutlet
 from app.websocket.answers import Answers
 from app.websocket.delivery import Delivery
 from app.websocket.events import EventNotice, EventRelay, EventSource
+from app.websocket.fanout import Fanout, compiled_or_not
 from app.websocket.follower import Follower
 from app.websocket.limits import StreamLimits
 from app.websocket.manager import ConnectionManager
+from app.websocket.roster import Roster
 from app.websocket.schedule import Schedule
 from app.websocket.state import StreamState
 from app.websocket.sweep import SessionSweep
@@ -62,7 +64,9 @@ class Stream:
         self._clock = clock
         self.state = StreamState(stale_after_ms=prices_stale_after_ms, is_wanted=self._is_wanted, now=clock())
         self._delivery = Delivery(self.state)
-        self.schedule = Schedule(self._delivery, clock)
+        roster = Roster()
+        library, self.not_compiled = compiled_or_not()
+        self.schedule = Schedule(Fanout(self.state, roster, self._delivery, library), roster, clock)
         self._relay = EventRelay(events, self._deliver, self._give_up)
         self._announcer = Announcer(
             interest,
@@ -71,7 +75,7 @@ class Stream:
             on_bus=lambda is_down: self.state.health.note_bus(is_down=is_down),
             clock=clock,
         )
-        self.manager = ConnectionManager(self.state, self.schedule, self._relay, self._announcer, limits, clock)
+        self.manager = ConnectionManager(self.state, self.schedule, roster, self._relay, self._announcer, limits, clock)
         self.answers = Answers(
             state=self.state,
             delivery=self._delivery,
