@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +20,8 @@ from app.websocket import tables
 
 _SOURCE: Final = Path(__file__).with_name("fanout.c")
 LIBRARY: Final = Path(__file__).with_name("_fanout.so")
-_OPTIONS: Final = ("-O2", "-std=gnu11", "-shared", "-fPIC")
+SHARED: Final = ("-std=gnu11", "-shared", "-fPIC")
+_OPTIONS: Final = ("-O2", *SHARED)
 _COMPILERS: Final = ("cc", "gcc", "clang")
 _WITHIN_S: Final = 60
 
@@ -66,14 +68,14 @@ def _source_hash() -> str:
     return hashlib.sha256(_SOURCE.read_bytes()).hexdigest()
 
 
-def build(target: Path = LIBRARY) -> None:
+def build(target: Path = LIBRARY, options: Sequence[str] = _OPTIONS) -> None:
     """Compile the source. Raises Unusable where that cannot be done."""
     compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
     if compiler is None:
         raise Unusable("there is no C compiler")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="build-") as folder:
         made = Path(folder) / target.name
-        command = [compiler, *_OPTIONS, f'-DSOURCE="{_source_hash()}"', "-o", str(made), str(_SOURCE)]
+        command = [compiler, *options, f'-DSOURCE="{_source_hash()}"', "-o", str(made), str(_SOURCE)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_WITHIN_S)  # noqa: S603
         if done.returncode:
             raise Unusable(f"{Path(compiler).name} failed: {done.stderr.strip()[-500:]}")
@@ -127,6 +129,7 @@ def main() -> None:
     """Build it where it is not there, or not of this source. That it cannot be built is no failure."""
     try:
         load()
+        LIBRARY.touch()
     except Unusable:
         try:
             build()

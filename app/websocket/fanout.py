@@ -12,11 +12,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from app.websocket import compiled
 from app.websocket.compiled import ASK, BREACH, FRAME, OUTCOME, LaneRecord, StreamRecord
 from app.websocket.connection import Connection, IsolationBreach
 from app.websocket.delivery import Delivery
 from app.websocket.lane import Lane
+from app.websocket.outlet import FULL, Outlet
 from app.websocket.roster import Roster
 from app.websocket.state import StreamState
 
@@ -27,6 +27,8 @@ _ROOM_EACH: Final = 2**19
 """A turn ends early where no frame as large as this would find room. What may be larger is written by Python."""
 
 Seats = NDArray[np.intp]
+
+_NONE: Final[Seats] = np.zeros(0, np.intp)
 
 
 class Turn(NamedTuple):
@@ -51,55 +53,45 @@ class Fanout:
         self._writer = None if library is None else _Writer(library, state, roster, delivery)
         self._lanes = state.lanes
 
-    @property
-    def ordinal(self) -> int:
-        """The newest commit."""
-        return self._state.ordinal
-
-    @property
-    def is_compiled(self) -> bool:
-        return self._writer is not None
-
     def serve(self, seats: Seats, now: float) -> Turn:
         """Send what is due. Raises IsolationBreach where anything of one user was about to go to another."""
         if self._lanes is not self._state.lanes:
             self._lanes = self._state.lanes
             self._roster.unbind()
-        willing, full = self._willing(seats)
-        left = 0
-        served: list[int] = []
-        asked = willing
-        if self._writer is not None and willing:
-            written = self._writer.write(willing)
-            left, served, asked = len(willing) - written.looked_at, written.served, written.asked
-            willing = willing[: written.looked_at]
-        served += self._deliver(asked, now)
-        done = np.array(served, np.intp)
-        idle = np.setdiff1d(np.array([one.seat for one in willing], np.intp), done)
-        return Turn(done, idle, np.array(full, np.intp), left)
+        outlets = [one.outlet for one in self._connections(seats)]
+        descriptors = np.fromiter([outlet.descriptor() for outlet in outlets], np.int32, len(outlets))
+        is_full = descriptors == FULL
+        full = _NONE
+        if is_full.any():
+            full, seats, descriptors = seats[is_full], seats[~is_full], descriptors[~is_full]
+            outlets = [outlets[index] for index in np.flatnonzero(~is_full).tolist()]
+        if self._writer is None:
+            is_sent = self._deliver(seats, now)
+            return Turn(seats[is_sent], seats[~is_sent], full, 0)
+        kinds = self._writer.write(seats, outlets, descriptors)
+        left, seats = len(seats) - len(kinds), seats[: len(kinds)]
+        is_sent = kinds == FRAME
+        is_asked = kinds == ASK
+        if is_asked.any():
+            is_sent[is_asked] = self._deliver(seats[is_asked], now)
+        return Turn(seats[is_sent], seats[~is_sent], full, left)
 
-    def _willing(self, seats: Seats) -> tuple[list[Connection], list[int]]:
-        """Whose client takes something, and the seats of those whose client is behind."""
-        roster = self._roster.connections
-        here = [one for one in map(roster.__getitem__, seats.tolist()) if one is not None]
-        full = [one.seat for one in here if one.outlet.is_full()]
-        if not full:
-            return here, full
-        behind = set(full)
-        return [one for one in here if one.seat not in behind], full
+    def _connections(self, seats: Seats) -> list[Connection]:
+        """Who has these seats. Somebody has each."""
+        here = self._roster.connections
+        return [here[seat] for seat in seats.tolist()]
 
-    def _deliver(self, asked: Sequence[Connection], now: float) -> list[int]:
-        """Serve connections one by one; gives the seats of those that were sent something."""
-        if not asked:
-            return []
-        sent = []
-        for connection, payloads in zip(asked, self._delivery.payloads_of(asked, now), strict=True):
+    def _deliver(self, seats: Seats, now: float) -> NDArray[np.bool_]:
+        """Serve connections one by one; which of them were sent something."""
+        asked = self._connections(seats)
+        is_sent = np.zeros(len(asked), np.bool_)
+        for index, (connection, payloads) in enumerate(zip(asked, self._delivery.payloads_of(asked, now), strict=True)):
             if payloads:
-                sent.append(connection.seat)
+                is_sent[index] = True
                 connection.outlet.send(*payloads)
             if self._writer is not None and not connection.is_closed:
                 self._bind(connection)
-        return sent
+        return is_sent
 
     def _bind(self, connection: Connection) -> None:
         """Say in the roster whose figures and which prices a connection gets."""
@@ -111,12 +103,6 @@ class Fanout:
         view = lane.mirror.users.get(connection.user_id)
         if view is not None:
             connection.lane, connection.user, connection.serial = lane.shard.number, view.seat, view.serial
-
-
-class _Written(NamedTuple):
-    looked_at: int
-    served: list[int]
-    asked: list[Connection]
 
 
 class _Writer:
@@ -131,39 +117,35 @@ class _Writer:
         self._bytes = self._buffer.data
         self._stream = StreamRecord()
 
-    def write(self, connections: Sequence[Connection]) -> _Written:
-        """Write and send the frames of those for whom that is all."""
+    def write(self, seats: Seats, outlets: Sequence[Outlet], descriptors: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Write and send the frames of those for whom that is all. Gives what became of each, of fewer where there
+        was no more room.
+        """
         self._state.say_prices()
-        count = len(connections)
-        seats = np.fromiter([one.seat for one in connections], np.int32, count)
-        outcomes = np.empty(count, OUTCOME)
         self._describe()
+        numbers = seats.astype(np.int32)
+        outcomes = np.empty(len(numbers), OUTCOME)
         looked_at: int = self._library.fanout_write(
             ctypes.byref(self._stream),
-            seats.ctypes.data,
-            count,
+            numbers.ctypes.data,
+            len(numbers),
             self._buffer.ctypes.data,
             _BUFFER_BYTES,
             _ROOM_EACH,
             outcomes.ctypes.data,
         )
         outcomes = outcomes[:looked_at]
-        kinds = outcomes["kind"]
+        kinds: NDArray[np.int32] = outcomes["kind"]
         if (kinds == BREACH).any():
             raise IsolationBreach("a row in a user's list is not his")
         self._delivery.count(self._stream.written, self._stream.merged)
-        self._send(connections, outcomes)
-        return _Written(
-            looked_at,
-            seats[:looked_at][kinds == FRAME].tolist(),
-            [connections[index] for index in np.flatnonzero(kinds == ASK).tolist()],
-        )
+        self._send(outlets, descriptors, outcomes)
+        return kinds
 
-    def _send(self, connections: Sequence[Connection], outcomes: NDArray[np.void]) -> None:
-        count = len(outcomes)
-        outlets = [one.outlet for one in connections[:count]]
-        descriptors = np.fromiter([outlet.descriptor() for outlet in outlets], np.int32, count)
-        self._library.fanout_send(self._buffer.ctypes.data, outcomes.ctypes.data, descriptors.ctypes.data, count)
+    def _send(self, outlets: Sequence[Outlet], descriptors: NDArray[np.int32], outcomes: NDArray[np.void]) -> None:
+        self._library.fanout_send(
+            self._buffer.ctypes.data, outcomes.ctypes.data, descriptors.ctypes.data, len(outcomes)
+        )
         length = outcomes["end"] - outcomes["start"]
         for index in np.flatnonzero((outcomes["kind"] == FRAME) & (outcomes["gone"] < length)).tolist():
             start, text, end, _, gone = outcomes[index].tolist()
@@ -207,11 +189,3 @@ def _described(lane: Lane) -> LaneRecord:
 def _place(table: NDArray[Any]) -> tuple[int, int]:
     """Where a table begins, and how many records it has."""
     return table.ctypes.data, len(table)
-
-
-def compiled_or_not() -> tuple[ctypes.CDLL | None, str | None]:
-    """The compiled part, or why there is none."""
-    try:
-        return compiled.load(), None
-    except compiled.Unusable as error:
-        return None, str(error)

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 from app.domain.protocol import Close
 
 NOT_DIRECT: Final = -1
+FULL: Final = -2
 
 
 class Outlet(Protocol):
@@ -20,7 +21,10 @@ class Outlet(Protocol):
         """Send text frames, in order, after all before them."""
 
     def descriptor(self) -> int:
-        """Where a frame may be written at once, header and all; :data:`NOT_DIRECT` where only ``send`` will do."""
+        """Where a frame may be written at once, header and all.
+
+        :data:`NOT_DIRECT` where only ``send`` will do, :data:`FULL` where :meth:`is_full`.
+        """
 
     def send_rest(self, data: bytes) -> None:
         """Send what did not go of a frame that was written to the descriptor."""
@@ -68,7 +72,7 @@ class QueuedOutlet:
         self._wake.set()
 
     def descriptor(self) -> int:
-        return NOT_DIRECT
+        return FULL if self.is_full() else NOT_DIRECT
 
     def send_rest(self, data: bytes) -> None:
         raise AssertionError("nothing was written directly")

@@ -27,7 +27,7 @@ class Roster:
         self.due: NDArray[np.float64] = np.full(_FIRST_SEATS, NEVER)
         """When each is looked at again, monotonic in seconds."""
         self.looked: NDArray[np.int64] = np.full(_FIRST_SEATS, -1, np.int64)
-        """The commit at which it was last looked at and nothing was due."""
+        """The schedule's last call at which there was nothing for it."""
         self.rest: NDArray[np.float64] = np.zeros(_FIRST_SEATS)
         """How long each wants to rest after a frame, in seconds."""
         self.lists = Lists()

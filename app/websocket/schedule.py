@@ -1,7 +1,7 @@
 """When each connection is looked at: spread over time, as often as it asked and the process can bear.
 
 A connection that was sent something rests for its interval. Then it is ready;
-if there is nothing new for it, it waits for the next commit. Ready connections
+if there is nothing new for it, it waits until something is. Ready connections
 are served in the order in which they became so, a few hundred at a time between
 turns of the event loop, so under load the sweep over all of them turns into an
 even flow, each frame built from the newest state at its own moment.
@@ -59,6 +59,8 @@ class Schedule:
         self._ready = _NONE
         """Seats in the order in which they are served next."""
         self._woken = asyncio.Event()
+        self._wakes = 0
+        """How often everybody was to be looked at."""
         self.cost_s = _FIRST_COST_S
         """What serving one connection costs, as measured lately."""
         self.look_s = _FIRST_LOOK_S
@@ -80,7 +82,8 @@ class Schedule:
         self._woken.set()
 
     def wake(self) -> None:
-        """Something was committed: look at everybody who waits for that."""
+        """Something was committed, or time has passed: look at everybody who waits for that."""
+        self._wakes += 1
         self._woken.set()
 
     def hurry(self, connection: Connection) -> None:
@@ -109,9 +112,9 @@ class Schedule:
                 await self._wait(now)
 
     def _all_ready(self, now: float) -> NDArray[np.intp]:
-        """Who has rested and was not yet looked at since the last commit, who waited longest first."""
+        """Who has rested and was not yet looked at since the last call, who waited longest first."""
         due = self._roster.due
-        ready = np.flatnonzero((due <= now) & (self._roster.looked != self._fanout.ordinal))
+        ready = np.flatnonzero((due <= now) & (self._roster.looked != self._wakes))
         return ready[np.argsort(due[ready], kind="stable")]
 
     async def _wait(self, now: float) -> None:
@@ -157,15 +160,14 @@ class Schedule:
         roster.due[seats] = np.maximum(own, now + self._shortest_s())
 
     def _pause(self, seats: NDArray[np.intp], now: float) -> None:
-        """There was nothing for them: they wait for the next commit. With many, looking at all of them
-        at each commit is work as well, so then they rest between looks.
+        """There was nothing for them: they wait for the next call. With many, looking at all of them
+        each time is work as well, so then they rest between looks.
         """
-        roster, ordinal = self._roster, self._fanout.ordinal
+        roster = self._roster
         rest_s = self.connections * self.look_s / _BUSY_SHARE
         if rest_s >= TURN_S:
-            again = seats[(roster.looked[seats] != ordinal) & (roster.due[seats] != NEVER)]
-            roster.due[again] = now + rest_s
-        roster.looked[seats] = ordinal
+            roster.due[seats[roster.due[seats] != NEVER]] = now + rest_s
+        roster.looked[seats] = self._wakes
 
     def _pass_over(self, seats: NDArray[np.intp], now: float) -> None:
         """Their clients are behind."""

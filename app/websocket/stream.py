@@ -1,6 +1,7 @@
 """The stream of one web process, put together: what the lifespan opens and the endpoint uses."""
 
 import asyncio
+import ctypes
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Set
 from contextlib import asynccontextmanager, suppress
@@ -17,9 +18,10 @@ from app.domain.shards import Shard
 from app.websocket.admission import Sessions
 from app.websocket.announcer import Announcer, InterestOutlet
 from app.websocket.answers import Answers
+from app.websocket.compiled import Unusable, load
 from app.websocket.delivery import Delivery
 from app.websocket.events import EventNotice, EventRelay, EventSource
-from app.websocket.fanout import Fanout, compiled_or_not
+from app.websocket.fanout import Fanout
 from app.websocket.follower import Follower
 from app.websocket.limits import StreamLimits
 from app.websocket.manager import ConnectionManager
@@ -42,6 +44,7 @@ class Stream:
     def __init__(
         self,
         *,
+        library: ctypes.CDLL | None,
         redis: "Redis",
         instance_id: str,
         limits: StreamLimits,
@@ -65,7 +68,6 @@ class Stream:
         self.state = StreamState(stale_after_ms=prices_stale_after_ms, is_wanted=self._is_wanted, now=clock())
         self._delivery = Delivery(self.state)
         roster = Roster()
-        library, self.not_compiled = compiled_or_not()
         self.schedule = Schedule(Fanout(self.state, roster, self._delivery, library), roster, clock)
         self._relay = EventRelay(events, self._deliver, self._give_up)
         self._announcer = Announcer(
@@ -207,6 +209,15 @@ class Stream:
         self._ask_every_s = min(self._ask_every_s * 2, _ASK_LAST_S)
 
 
+def _compiled() -> ctypes.CDLL | None:
+    """The compiled part of the fan-out; where there is none, all is done without, at more CPU."""
+    try:
+        return load()
+    except Unusable as error:
+        log.warning("stream.not_compiled", reason=str(error))
+        return None
+
+
 @asynccontextmanager
 async def open_stream(
     *,
@@ -229,7 +240,9 @@ async def open_stream(
     with everything closed: it calls ``on_crash``, which is to end the process
     in good order.
     """
+    library = _compiled()
     stream = Stream(
+        library=library,
         redis=redis,
         instance_id=instance_id,
         limits=limits,

@@ -27,7 +27,7 @@ from websockets.protocol import Protocol as Codec
 
 from app.domain.protocol import Close
 from app.websocket.handshake import BadHandshake, Opening, denial, read_opening, switching
-from app.websocket.outlet import NOT_DIRECT
+from app.websocket.outlet import FULL, NOT_DIRECT
 
 if TYPE_CHECKING:
     from uvicorn import Config
@@ -150,11 +150,11 @@ class RawWebSocket(asyncio.Protocol):
         self.transport.write(b"".join([part for payload in payloads for part in (_header(len(payload)), payload)]))
 
     def descriptor(self) -> int:
-        """The socket, while all that was sent before has been handed to it."""
+        """The socket, where all that was sent before has been handed to it."""
         transport = self.transport
-        if self._is_over or transport.is_closing() or transport.get_write_buffer_size():
-            return NOT_DIRECT
-        return self._descriptor
+        if transport.get_write_buffer_size():
+            return FULL if self._is_paused else NOT_DIRECT
+        return NOT_DIRECT if self._is_over or transport.is_closing() else self._descriptor
 
     def send_rest(self, data: bytes) -> None:
         """Send what the socket did not take of a frame."""

@@ -12,7 +12,7 @@ from app.websocket.admission import Identity
 from app.websocket.connection import Connection
 from app.websocket.delivery import Delivery
 from app.websocket.fanout import Fanout
-from app.websocket.outlet import NOT_DIRECT
+from app.websocket.outlet import FULL, NOT_DIRECT
 from app.websocket.roster import Roster
 from app.websocket.schedule import Schedule
 from app.websocket.state import StreamState
@@ -35,7 +35,7 @@ class KeptFrames:
         self.frames.extend(payloads)
 
     def descriptor(self) -> int:
-        return NOT_DIRECT
+        return FULL if self.full else NOT_DIRECT
 
     def send_rest(self, data: bytes) -> None:
         raise AssertionError
