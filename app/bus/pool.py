@@ -6,7 +6,7 @@ off, and every command runs under a deadline of ours.
 """
 
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import hiredis
 from redis.asyncio import BlockingConnectionPool
@@ -14,6 +14,8 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import DataError
+
+_READ_BYTES: Final = 2**20
 
 
 def open_pool(url: str, timeout_s: float, max_connections: int) -> "BlockingConnectionPool":
@@ -57,4 +59,6 @@ def connection_options(timeout_s: float) -> dict[str, Any]:
         # Anything else than 0, and a new connection to a stalled server hangs for ever.
         "health_check_interval": 0,
         "protocol": 3,
+        # A message of ten thousand users' P&L has 400 kB, which would be read in a dozen pieces.
+        "socket_read_size": _READ_BYTES,
     }
