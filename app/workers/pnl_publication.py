@@ -74,6 +74,11 @@ class Publication:
             for user_id in instance.waiting
         )
 
+    @property
+    def is_telling(self) -> bool:
+        """Whether any instance waits for whole users."""
+        return any(instance.waiting for instance in self._watchers.instances.values())
+
     def missing_users(self) -> set[str]:
         """Users that somebody watches and the book does not have."""
         return {

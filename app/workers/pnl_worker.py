@@ -58,7 +58,7 @@ from app.workers.prepared_users import PreparedUsers
 from app.workers.readiness import Readiness
 from app.workers.reconciliation import Fence, Reconciliation, WorkerBooks
 from app.workers.schedule import Schedule
-from app.workers.warm_books import KeptBook, WarmBooks
+from app.workers.warm_books import KeptBook, WarmBooks, collect_dropped
 from app.workers.watchers import Watchers
 
 log = structlog.get_logger(__name__)
@@ -72,7 +72,8 @@ _SILENCE_S = 5.0
 """The price worker speaks ten times a second; so long without a word and the connection counts as dead."""
 _SUBSCRIBED_WITHIN_S = 0.5
 """Without Redis there is nothing to hear, and the load goes ahead: the end of the wait is a resync."""
-_PREPARED_FOR_S = 30.0
+_CLEAR_UP_AFTER_S = 30.0
+_TAKING_OVER_S = 10.0
 _CACHE_EVERY_S = 0.1
 _CACHED_AT_ONCE = 100
 _CACHED_ROWS_AT_ONCE = 300
@@ -119,6 +120,7 @@ class PnlWorker:
         self._book = Book(stale_after_ms) if kept is None else kept.book
         self._watchers = Watchers(self._book, shard)
         self._cache = CacheRound()
+        self._was_warm = kept is not None
         self._prepared = PreparedUsers(self._book) if kept is None else kept.prepared
         self._publication = Publication(
             self._book, self._watchers, self._cache, book_epoch=epoch, shard=shard, prepared=self._prepared
@@ -142,6 +144,7 @@ class PnlWorker:
         self._day = DayTurn()
         self._history = HistoryKeeper(self._book, samples, roll_up, restating, stale_after_ms=stale_after_ms)
         self._event_ms = 0
+        self._began_at = time.monotonic()
         self._has_spoken = asyncio.Event()
         self._prices_are_lost = False
         self._bus_is_away = False
@@ -167,7 +170,7 @@ class PnlWorker:
             await self._enter_layout()
             tasks.create_task(self._follow_layout(), name="pnl.layout")
             tasks.create_task(self._serve(), name="pnl.serve")
-            tasks.create_task(self._forget_prepared(), name="pnl.prepared")
+            tasks.create_task(self._clear_up(), name="pnl.clear_up")
             tasks.create_task(self._keeper.run(), name="pnl.keeper")
             tasks.create_task(self._instances.run(), name="pnl.instances")
             tasks.create_task(self._keep_cache(), name="pnl.cache")
@@ -233,10 +236,13 @@ class PnlWorker:
                 await self._read_prices()
             await self._speak()
 
-    async def _forget_prepared(self) -> None:
-        """Whoever was to be told at the takeover has been told by then."""
-        await asyncio.sleep(_PREPARED_FOR_S)
+    async def _clear_up(self) -> None:
+        """Once everybody is told, let go of what only the takeover needed."""
+        if not self._was_warm:
+            return
+        await asyncio.sleep(_CLEAR_UP_AFTER_S)
         self._prepared.clear()
+        collect_dropped()
 
     def _take(self, event: Message | Resync) -> None:
         """Take over one message. What cannot be read is dropped: polls and gaps find what was in it."""
@@ -339,7 +345,7 @@ class PnlWorker:
             self._has_spoken.clear()
             await self._has_spoken.wait()
             # The cache is not fenced by the epoch: write only while nobody else can be active.
-            if not self._leadership.is_certain:
+            if not self._leadership.is_certain or self._is_taking_over:
                 continue
             bodies = self._next_bodies(time.monotonic())
             try:
@@ -347,6 +353,11 @@ class PnlWorker:
                     await self._publisher.cache(bodies)
             except BusUnavailable as error:
                 self._note_bus(error)
+
+    @property
+    def _is_taking_over(self) -> bool:
+        """Whether this epoch is new and has not told everybody yet, before which no answer is kept ready for REST."""
+        return time.monotonic() - self._began_at < _TAKING_OVER_S and self._publication.is_telling
 
     def _next_bodies(self, now: float) -> dict[str, bytes]:
         bodies: dict[str, bytes] = {}

@@ -1,7 +1,9 @@
 """A standby's books against fresh loads, whatever happened and whatever it did not hear of; and takeovers with them."""
 
 import asyncio
+import gc
 import random
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from copy import copy
@@ -31,7 +33,7 @@ from app.workers.book_keeper import BookKeeper, LedgerWentBack
 from app.workers.cache_round import CacheRound
 from app.workers.pnl_publication import Publication
 from app.workers.prepared_users import PreparedUsers
-from app.workers.warm_books import KeptBook, WarmBooks
+from app.workers.warm_books import KeptBook, WarmBooks, collect_dropped
 from app.workers.watchers import Watchers
 from tests.domain.books import INSTRUMENTS, NOW_MS, instrument, price
 from tests.repositories.conftest import new_user
@@ -316,6 +318,20 @@ async def test_shards_beyond_the_bound_are_not_kept(engine: AsyncEngine, redis: 
         await grown.trade("buy", "1", "100", ETHBTC)
         await until(lambda: not warm.kept)
     assert warm.hand_over(second) is None
+
+
+async def test_books_that_are_not_taken_over_go(engine: AsyncEngine, redis: Redis, traders: list[Trader]) -> None:
+    warm = warm_books(engine, redis)
+    async with standing_by(warm):
+        await until(is_warm(warm))
+    left = [weakref.ref(book) for book in warm.kept.values()]
+
+    kept = warm.hand_over(shards_of(2)[0])
+    collect_dropped()
+
+    assert kept is not None
+    assert [book() for book in left] == [kept.book, None]
+    gc.unfreeze()
 
 
 async def test_nothing_is_kept_where_that_is_not_wanted_or_not_needed(
