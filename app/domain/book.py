@@ -358,6 +358,10 @@ class Book:
         """Rows of watched users in the columns of a mask."""
         return self._watched_rows.within(columns)
 
+    def are_watched(self, rows: Indices) -> Mask:
+        """Which rows stand and are of watched users."""
+        return self._watched_rows.holds(rows)
+
     def watched_at(self, pairs: Iterable[int]) -> set[int]:
         """Slots of the watched users whom any of these rates concerns."""
         concerned: set[int] = set()

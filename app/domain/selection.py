@@ -42,6 +42,12 @@ class Selection:
         self._place_of[member] = _ABSENT
         self._count = last
 
+    def holds(self, members: Indices) -> Mask:
+        """Which of these are in."""
+        known = np.minimum(members, len(self._place_of) - 1)
+        mask: Mask = (self._place_of[known] != _ABSENT) & (known == members)
+        return mask
+
     def within(self, columns: Mask) -> Indices:
         """The members whose column is set in a mask."""
         return self._members[: self._count][columns[self._columns[: self._count]]]

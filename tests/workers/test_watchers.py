@@ -88,6 +88,41 @@ def test_who_did_not_change_is_not_written_again() -> None:
     assert cache.next(99.0, 9) == []
 
 
+def test_who_is_asked_for_comes_first_each_second_whether_anything_changed_or_not() -> None:
+    cache = CacheRound()
+    cache.mark([1, 2, 3])
+    cache.ask(3, 10.0)
+    cache.ask(900, 10.0)
+    assert cache.next(10.0, 3) == [3, 900, 1]
+    for slot in (3, 900, 1):
+        cache.note_written(slot, 10.0)
+
+    assert cache.next(10.9, 3) == [2]
+    assert cache.next(11.0, 3) == [3, 900, 2]
+
+
+def test_who_is_asked_for_no_more_is_left_out() -> None:
+    cache = CacheRound()
+    cache.ask(1, 10.0)
+    cache.ask(2, 30.0)
+    cache.ask(1, 40.0)
+    assert (cache.next(80.0, 9), cache.next(90.0, 9)) == ([2, 1], [1])
+    assert not cache.is_asked(2)
+
+    assert cache.next(100.0, 9) == []
+
+
+def test_of_many_the_cache_chooses_those_who_waited_longest() -> None:
+    cache = CacheRound()
+    cache.mark(range(1000))
+    assert len(cache.next(1.0, 1000)) == 1000
+    for slot in range(1000):
+        cache.note_written(slot, 1000.0 - slot)
+    cache.mark(range(1000))
+
+    assert cache.next(2000.0, 5) == [999, 998, 997, 996, 995]
+
+
 def test_users_of_other_shards_count_in_the_digest_and_are_never_waited_for() -> None:
     mine, other = "00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"
     known = Watchers(Book(STALE_AFTER_MS), Shard(1, 2))
