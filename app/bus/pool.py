@@ -6,7 +6,7 @@ off, and every command runs under a deadline of ours.
 """
 
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import hiredis
 from redis.asyncio import BlockingConnectionPool
@@ -14,6 +14,9 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import DataError
+
+_LARGE: Final = 16_384
+"""Bytes of an argument that are not copied into the command."""
 
 
 def open_pool(url: str, timeout_s: float, max_connections: int) -> "BlockingConnectionPool":
@@ -37,9 +40,17 @@ class _Packing:
         # Names of two words, like CONFIG SET, are two arguments.
         words = name.split() if isinstance(name, bytes) else name.encode().split()
         try:
+            if isinstance(rest[-1] if rest else None, bytes) and len(rest[-1]) > _LARGE:
+                return _around(rest[-1], hiredis.pack_command((*words, *rest[:-1])))
             return [hiredis.pack_command((*words, *rest))]
         except TypeError as error:
             raise DataError(str(error)) from error
+
+
+def _around(payload: bytes, packed: bytes) -> list[bytes]:
+    """A command with one argument more than was packed: a large one, which so is copied by nobody."""
+    count, _, others = packed.partition(b"\r\n")
+    return [b"*%d\r\n%b$%d\r\n" % (int(count[1:]) + 1, others, len(payload)), payload, b"\r\n"]
 
 
 @cache

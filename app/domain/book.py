@@ -55,6 +55,9 @@ these two bounds 4.7, and the coarse costs add 0.1. That is below the 9.2 at whi
 _MAX_COST_UNITS = MAX_NOTIONAL * 10**18
 
 
+_NO_ROWS = (np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.uint64))
+
+
 class Holder(msgspec.Struct):
     """A user in the book. Sums are of published leaves, in units of 1e-18, of his reporting currency."""
 
@@ -318,7 +321,9 @@ class Book:
 
     def row_worth(self, rows: Indices) -> tuple[Indices, High, Low]:
         """Unrealised profit of rows, in units of 1e-18; those without a price are left out."""
-        rows = rows[self.prices.priced[self.rows.column[rows]]]
+        if not len(rows):
+            return _NO_ROWS
+        rows = rows.compress(self.prices.priced.take(self.rows.column.take(rows)))
         high, low = self.rows.worth(rows, self.prices.low, self.prices.floats)
         if len(self._odd):
             for place in np.flatnonzero(self.rows.kinds[rows] == Kind.ODD):

@@ -33,7 +33,7 @@ class PnlBodies:
 
     def __init__(self, book: Book) -> None:
         self._book = book
-        self._statements = RowStatements(book)
+        self.statements = RowStatements(book)
 
     def weight(self, slot: int) -> int:
         """What a user costs, in rows of plain ones."""
@@ -56,9 +56,9 @@ class PnlBodies:
         book = self._book
         able = [holder for holder in holders if _may_be_plain(holder)]
         rows, owners = _rows_of(able)
-        self._statements.prepare(rows)
+        self.statements.prepare(rows)
         is_fit = (book.rows.kinds[rows] == Kind.TOGETHER) & book.prices.carried[book.rows.column[rows]]
-        is_fit &= self._statements.is_plain[rows] & (book.rows.qty_low[rows] != 0)
+        is_fit &= self.statements.is_plain[rows] & (book.rows.qty_low[rows] != 0)
         unfit = np.bincount(owners[~is_fit], minlength=len(able)).tolist()
         return [holder for holder, count in zip(able, unfit, strict=True) if not count]
 
@@ -66,7 +66,7 @@ class PnlBodies:
         if not holders:
             return {}
         rows, owners = _rows_of(holders)
-        valued = _Valued(self._book, self._statements, prices, rows, owners, len(holders))
+        valued = _Valued(self._book, self.statements, prices, rows, owners, len(holders))
         texts = valued.row_texts()
         head = f'{{"as_of_ms":{prices.as_of_ms},"epoch":{place.epoch},"seq":{place.seq},"ledger_seq":'
         bodies: dict[str, bytes] = {}
@@ -184,7 +184,8 @@ class _Valued:
 
 
 def _may_be_plain(holder: Holder) -> bool:
-    return len(holder.accounts) == 1 and not holder.sums.balances
+    is_alone = len(holder.accounts) == 1 and holder.accounts[0].account_id == holder.usual_account
+    return is_alone and not holder.sums.balances
 
 
 def _rows_of(holders: Sequence[Holder]) -> tuple[Indices, NDArray[np.intp]]:

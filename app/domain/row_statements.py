@@ -4,14 +4,15 @@ Only values are kept, as JSON, one after the other: names would treble the 300
 bytes of a row. A template puts both together with what moves.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
 
 from app.domain.book import Book
+from app.domain.positions import Position
 from app.domain.slack_matrix import grown
 from app.domain.statements import position_statement
 from app.domain.valuation import Valued, report, value_position
@@ -30,6 +31,7 @@ MOVING: Final = (
 )
 """What moves with the price, where nothing is converted."""
 
+_MOVES: Final = frozenset(MOVING)
 _UNQUOTED: Final = {"mark_age_ms", "is_stale", "unrealized_pnl_pct"}
 
 MOST_KEPT: Final = 262_144
@@ -37,8 +39,7 @@ MOST_KEPT: Final = 262_144
 
 _MOST_REALIZED: Final = 2**120
 _NEVER: Final = -1
-# No JSON has a control character in it.
-_BETWEEN: Final = "\x1f"
+_encoder = msgspec.json.Encoder()
 
 
 class RowStatements:
@@ -56,7 +57,7 @@ class RowStatements:
         """By row: what it realised, net, in its settle asset."""
         self.net_low: Low = np.zeros(64, np.uint64)
         self.is_plain: Mask = np.zeros(64, np.bool_)
-        """By row: whether it is in its user's first account, and what it realised leaves room to add to."""
+        """By row: whether it is in its user's usual account, and what it realised leaves room to add to."""
         self._template = ""
         self._in_order: Callable[[Sequence[str]], tuple[str, ...]] = tuple
         self._made_in_vain = 0
@@ -82,7 +83,7 @@ class RowStatements:
         Age, staleness and share are JSON, the others texts that JSON quotes.
         """
         text = self._texts.get(row) or self._unkept[row]
-        return self._template % self._in_order((*text.split(_BETWEEN), *moving))
+        return self._template % self._in_order((*text.split("\n"), *moving))
 
     def _make_way(self) -> None:
         """Where there was no room for many, forget rows that ended and those of users whom nobody watches any more."""
@@ -97,30 +98,34 @@ class RowStatements:
         for row in gone.tolist():
             del self._texts[row]
 
-    def _make(self, row: int) -> None:
+    def keep(self, row: int, position: Position, realized_net: int, statement: Mapping[str, Any]) -> None:
+        """Take over the statement of a row as it is now: whoever made one for other ends saves making it again."""
         book = self._book
-        position = book.position(row)
-        value = value_position(position, None, 0, 0)
-        valued = Valued(position, value, report(position, value, None), None, is_stale=False)
-        statement = position_statement(valued)
         if not self._template:
             self._lay_out(list(statement))
-        still = (msgspec.json.encode(part).decode() for name, part in statement.items() if name not in MOVING)
-        text = _BETWEEN.join(still)
-        net, usual = value.realized.net, book.holder(int(book.rows.user[row])).accounts[0]
-        self.net_high[row], self.net_low[row] = split(net)
-        self.is_plain[row] = position.account_id == usual.account_id and abs(net) < _MOST_REALIZED
+        still = [part for name, part in statement.items() if name not in _MOVES]
+        text = _encoder.encode_lines(still)[:-1].decode()
+        self._make_room(row + 1)
+        self.net_high[row], self.net_low[row] = split(realized_net)
+        usual = book.holder(int(book.rows.user[row])).usual_account
+        self.is_plain[row] = position.account_id == usual and abs(realized_net) < _MOST_REALIZED
         if row not in self._texts and len(self._texts) >= self._most_kept:
             self._unkept[row] = text
             return
         self._texts[row] = text
         self._slot[row], self._version[row] = book.rows.slot[row], book.rows.version[row]
 
+    def _make(self, row: int) -> None:
+        position = self._book.position(row)
+        value = value_position(position, None, 0, 0)
+        valued = Valued(position, value, report(position, value, None), None, is_stale=False)
+        self.keep(row, position, value.realized.net, position_statement(valued))
+
     def _lay_out(self, names: list[str]) -> None:
         """Find where values stand in a statement, those that are kept first and those that move behind them."""
-        places = {name: place for place, name in enumerate([name for name in names if name not in MOVING])}
+        places = {name: place for place, name in enumerate([name for name in names if name not in _MOVES])}
         places.update({name: len(places) + place for place, name in enumerate(MOVING)})
-        quoted = set(MOVING) - _UNQUOTED
+        quoted = _MOVES - _UNQUOTED
         self._template = "{" + ",".join(f'"{name}":"%s"' if name in quoted else f'"{name}":%s' for name in names) + "}"
         self._in_order = itemgetter(*(places[name] for name in names))
 

@@ -117,7 +117,14 @@ class PnlWorker:
         self._watchers = Watchers(self._book, shard)
         self._cache = CacheRound()
         self._bodies = PnlBodies(self._book)
-        self._publication = Publication(self._book, self._watchers, self._cache, book_epoch=epoch, shard=shard)
+        self._publication = Publication(
+            self._book,
+            self._watchers,
+            self._cache,
+            book_epoch=epoch,
+            shard=shard,
+            statements=self._bodies.statements,
+        )
         self._publisher = PnlPublisher(redis, redis_timeout_s, cache_ttl_s, shard)
         self._keeper = BookKeeper(books, self._book, reporting_currency)
         self._funding = FundingTurn(
