@@ -367,6 +367,11 @@ class Book:
         """Which rows stand and are of watched users."""
         return self._watched_rows.holds(rows)
 
+    @property
+    def watched_row_count(self) -> int:
+        """How many rows the watched users have."""
+        return len(self._watched_rows)
+
     def watched_at(self, pairs: Iterable[int]) -> set[int]:
         """Slots of the watched users whom any of these rates concerns."""
         concerned: set[int] = set()

@@ -38,7 +38,7 @@ class PnlBodies:
     def weight(self, slot: int) -> int:
         """What a user costs, in rows of plain ones."""
         holder = self._book.holder(slot)
-        return len(holder.rows) * (1 if _may_be_plain(holder) else _SNAPSHOT_WEIGHT)
+        return (len(holder.rows) + 1) * (1 if _may_be_plain(holder) else _SNAPSHOT_WEIGHT)
 
     def write(self, slots: Sequence[int], prices: Prices, place: StreamPosition) -> dict[str, bytes]:
         """Bodies by user id. ``prices`` are the book's own, with the moment that ages count to."""

@@ -47,7 +47,7 @@ from app.repositories.restating import RestatingRepository
 from app.repositories.roll_up import RollUpRepository
 from app.repositories.samples import SampleRepository
 from app.workers.book_keeper import BookKeeper
-from app.workers.cache_round import CacheRound
+from app.workers.cache_round import CacheRound, rows_at_once
 from app.workers.day_turn import DayTurn
 from app.workers.funding_turn import FundingTurn
 from app.workers.history_keeper import HistoryKeeper
@@ -72,9 +72,6 @@ _SILENCE_S = 5.0
 """The price worker speaks ten times a second; so long without a word and the connection counts as dead."""
 _CACHE_EVERY_S = 0.1
 _CACHED_AT_ONCE = 100
-_CACHED_ROWS_AT_ONCE = 450
-"""Writing a row takes some 6 µs, and publishing must not wait long for it. So 25,000 users of 10 rows take 56 s,
-which is within the time that what was written lasts."""
 _HELD_EVERY_S = 0.3
 _HELD_AGAIN_S = 10.0
 _LAYOUT_EVERY_S = 1.0
@@ -106,6 +103,7 @@ class PnlWorker:
     ) -> None:
         self._redis = redis
         self._redis_timeout_s = redis_timeout_s
+        self._cache_ttl_s = cache_ttl_s
         self._stale_after_ms = stale_after_ms
         self._leadership = leadership
         self._layouts = layouts
@@ -361,10 +359,10 @@ class PnlWorker:
 
     def _next_bodies(self, now: float) -> dict[str, bytes]:
         chosen: list[int] = []
-        rows = 0
+        rows, most_rows = 0, rows_at_once(self._book.watched_row_count, self._cache_ttl_s, _CACHE_EVERY_S)
         for slot in self._cache.next(now, _CACHED_AT_ONCE):
             rows += self._bodies.weight(slot)
-            if chosen and rows > _CACHED_ROWS_AT_ONCE:
+            if chosen and rows > most_rows:
                 break
             self._cache.note_written(slot, now)
             if self._book.is_watched(slot) or self._cache.is_asked(slot):

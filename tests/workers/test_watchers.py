@@ -1,10 +1,12 @@
 """Who watches whom, by announcements that may get lost."""
 
+import pytest
+
 from app.bus.interest import digest
 from app.bus.messages import Interest
 from app.domain.book import Book
 from app.domain.shards import Shard
-from app.workers.cache_round import CacheRound
+from app.workers.cache_round import CacheRound, rows_at_once
 from app.workers.watchers import Watchers
 from tests.domain.books import STALE_AFTER_MS, position, user_book
 
@@ -86,6 +88,15 @@ def test_who_did_not_change_is_not_written_again() -> None:
     cache.note_written(1, 10.0)
 
     assert cache.next(99.0, 9) == []
+
+
+@pytest.mark.parametrize(
+    ("watched", "rows"), [(0, 300), (100_000, 300), (250_000, 521), (480_000, 1000), (1_000_000, 1000)]
+)
+def test_everybody_is_written_before_what_was_written_last_is_over_within_what_a_flush_can_wait(
+    watched: int, rows: int
+) -> None:
+    assert rows_at_once(watched, 60, 0.1) == rows
 
 
 def test_who_is_asked_for_comes_first_each_second_whether_anything_changed_or_not() -> None:
