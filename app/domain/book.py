@@ -55,6 +55,7 @@ these two bounds 4.7, and the coarse costs add 0.1. That is below the 9.2 at whi
 _MAX_COST_UNITS = MAX_NOTIONAL * 10**18
 
 
+_EVERYBODY = slice(None)
 _NO_ROWS = (np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.uint64))
 
 
@@ -266,9 +267,12 @@ class Book:
             holder.day_base = None
             self._note(holder)
 
-    def start_day(self, bases: Mapping[int, int], day: date | None = None) -> None:
-        """Set everybody's total P&L at 00:00 UTC, by user slot; who is not among them has none that is known."""
-        for holder in self._holders:
+    def start_day(self, bases: Mapping[int, int], day: date | None = None, slots: slice = _EVERYBODY) -> None:
+        """Set total P&L at 00:00 UTC, by user slot, of everybody or of some slots.
+
+        Who is not among the bases has none that is known.
+        """
+        for holder in self._holders[slots]:
             holder.day_base, holder.base_day = bases.get(holder.slot), day
             self._note(holder)
 
@@ -336,10 +340,11 @@ class Book:
         """Total P&L as last valued, by user slot; without those whose total lacks a price."""
         unpriced = set(self.rows.user[self._unpriced_rows()].tolist())
         unpriced |= self._odd.unpriced_users() | self._foreign.unpriced_users()
+        unrealized = zip(self._high.tolist(), self._low.tolist(), strict=True)
         return {
-            slot: holder.sums.realized + self.unrealized(slot)
-            for slot, holder in enumerate(self._holders[: len(self._high)])
-            if slot not in unpriced
+            holder.slot: holder.sums.realized + join(*worth)
+            for holder, worth in zip(self._holders, unrealized, strict=False)
+            if holder.slot not in unpriced
         }
 
     # Who is watched

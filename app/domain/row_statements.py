@@ -59,6 +59,7 @@ class RowStatements:
         self.is_plain: Mask = np.zeros(64, np.bool_)
         """By row: whether it is in its user's usual account, and what it realised leaves room to add to."""
         self._template = ""
+        self._still_of: Callable[[Mapping[str, Any]], tuple[Any, ...]] = tuple
         self._in_order: Callable[[Sequence[str]], tuple[str, ...]] = tuple
         self._made_in_vain = 0
 
@@ -103,9 +104,9 @@ class RowStatements:
         book = self._book
         if not self._template:
             self._lay_out(list(statement))
-        still = [part for name, part in statement.items() if name not in _MOVES]
-        text = _encoder.encode_lines(still)[:-1].decode()
-        self._make_room(row + 1)
+        text = _encoder.encode_lines(self._still_of(statement))[:-1].decode()
+        if row >= len(self._slot):
+            self._make_room(row + 1)
         self.net_high[row], self.net_low[row] = split(realized_net)
         usual = book.holder(int(book.rows.user[row])).usual_account
         self.is_plain[row] = position.account_id == usual and abs(realized_net) < _MOST_REALIZED
@@ -123,7 +124,9 @@ class RowStatements:
 
     def _lay_out(self, names: list[str]) -> None:
         """Find where values stand in a statement, those that are kept first and those that move behind them."""
-        places = {name: place for place, name in enumerate([name for name in names if name not in _MOVES])}
+        still = [name for name in names if name not in _MOVES]
+        self._still_of = itemgetter(*still)
+        places = {name: place for place, name in enumerate(still)}
         places.update({name: len(places) + place for place, name in enumerate(MOVING)})
         quoted = _MOVES - _UNQUOTED
         self._template = "{" + ",".join(f'"{name}":"%s"' if name in quoted else f'"{name}":%s' for name in names) + "}"

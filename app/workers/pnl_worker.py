@@ -48,7 +48,7 @@ from app.repositories.roll_up import RollUpRepository
 from app.repositories.samples import SampleRepository
 from app.workers.book_keeper import BookKeeper
 from app.workers.cache_round import CacheRound, rows_at_once
-from app.workers.day_turn import DayTurn
+from app.workers.day_turn import DayStart, DayTurn
 from app.workers.funding_turn import FundingTurn
 from app.workers.history_keeper import HistoryKeeper
 from app.workers.inbox import Inbox
@@ -139,6 +139,7 @@ class PnlWorker:
         self._reconcile_every_s = reconcile_every_s
         self._pace = PnlPace(time.monotonic())
         self._day = DayTurn()
+        self._day_start = DayStart(self._book)
         self._history = HistoryKeeper(self._book, samples, roll_up, restating, stale_after_ms=stale_after_ms)
         self._event_ms = 0
         self._has_spoken = asyncio.Event()
@@ -263,7 +264,7 @@ class PnlWorker:
             return
         if event.kind == "correction":
             for day in unknown_days(event.data):
-                self._book.forget_base(event.user_id, day)
+                self._day_start.forget(event.user_id, day)
         # Accounts and corrections change what no position tells: sums, balances, what values an account.
         if (
             event.kind in {"account", "correction"}
@@ -328,16 +329,12 @@ class PnlWorker:
     def _turn_day(self, as_of_ms: int) -> None:
         """Take everybody's base at the beginning of a UTC day."""
         turn = self._day.at(as_of_ms) if self._board.epoch else None
-        if turn is None:
-            return
-        bases = self._book.day_bases()
-        if turn.whose == "everybody":
-            self._book.start_day(bases, turn.day)
-        else:
-            bases = self._book.fill_day(bases)
-        marks = {symbol: price.price for symbol, price in self._book.prices.known.items()}
-        totals = {self._book.holder(slot).user_id: base for slot, base in bases.items()}
-        self._keeper.record_day(turn.day, totals, marks)
+        if turn is not None:
+            bases = self._day_start.begin(turn)
+            marks = {symbol: price.price for symbol, price in self._book.prices.known.items()}
+            totals = {self._book.holder(slot).user_id: base for slot, base in bases.items()}
+            self._keeper.record_day(turn.day, totals, marks)
+        self._day_start.step()
 
     async def _keep_cache(self) -> NoReturn:
         """Write the P&L of watched users for REST, as much at a time as does not disturb the stream."""
