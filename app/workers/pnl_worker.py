@@ -32,8 +32,6 @@ from app.bus.pnl import PnlPublisher
 from app.bus.prices import PriceBoard, decode_flush, read_prices
 from app.bus.subscription import Message, Resync, Subscription
 from app.domain.book import Book
-from app.domain.pnl_bodies import PnlBodies
-from app.domain.pnl_snapshot import Prices
 from app.domain.prices import Price
 from app.domain.shards import EVERYBODY, Shard, shards_of
 from app.repositories.books import BookRepository
@@ -47,7 +45,8 @@ from app.repositories.restating import RestatingRepository
 from app.repositories.roll_up import RollUpRepository
 from app.repositories.samples import SampleRepository
 from app.workers.book_keeper import BookKeeper
-from app.workers.cache_round import CacheRound, rows_at_once
+from app.workers.cache_keeper import CACHE_EVERY_S, CacheKeeper
+from app.workers.cache_round import CacheRound
 from app.workers.day_turn import DayStart, DayTurn
 from app.workers.funding_turn import FundingTurn
 from app.workers.history_keeper import HistoryKeeper
@@ -70,8 +69,6 @@ _LOOK_EVERY_S = 0.05
 """How often the pace is asked when no message comes: well below every wait in it."""
 _SILENCE_S = 5.0
 """The price worker speaks ten times a second; so long without a word and the connection counts as dead."""
-_CACHE_EVERY_S = 0.1
-_CACHED_AT_ONCE = 100
 _HELD_EVERY_S = 0.3
 _HELD_AGAIN_S = 10.0
 _LAYOUT_EVERY_S = 1.0
@@ -103,7 +100,6 @@ class PnlWorker:
     ) -> None:
         self._redis = redis
         self._redis_timeout_s = redis_timeout_s
-        self._cache_ttl_s = cache_ttl_s
         self._stale_after_ms = stale_after_ms
         self._leadership = leadership
         self._layouts = layouts
@@ -114,14 +110,14 @@ class PnlWorker:
         self._book = Book(stale_after_ms)
         self._watchers = Watchers(self._book, shard)
         self._cache = CacheRound()
-        self._bodies = PnlBodies(self._book)
+        self._cached = CacheKeeper(self._book, self._cache, ttl_s=cache_ttl_s, stale_after_ms=stale_after_ms)
         self._publication = Publication(
             self._book,
             self._watchers,
             self._cache,
             book_epoch=epoch,
             shard=shard,
-            statements=self._bodies.statements,
+            statements=self._cached.bodies.statements,
         )
         self._publisher = PnlPublisher(redis, redis_timeout_s, cache_ttl_s, shard)
         self._keeper = BookKeeper(books, self._book, reporting_currency)
@@ -244,7 +240,7 @@ class PnlWorker:
             elif event.channel == keys.EVENT_CHANNEL:
                 self._take_event(decode_event(event.payload))
             elif event.channel == keys.ASKED_CHANNEL:
-                self._take_asked(event.payload)
+                self._cached.ask(event.payload.decode(errors="replace"), time.monotonic())
             else:
                 self._instances.announced(decode_interest(event.payload))
         except msgspec.DecodeError as error:
@@ -271,12 +267,6 @@ class PnlWorker:
             or self._book.apply_positions(event.user_id, event.seq, event.positions) == "gap"
         ):
             self._keeper.reload([event.user_id])
-
-    def _take_asked(self, payload: bytes) -> None:
-        """Keep ready what somebody asked for. Who is not in the book is not here, or has nothing."""
-        holder = self._book.find(payload.decode(errors="replace"))
-        if holder is not None:
-            self._cache.ask(holder.slot, time.monotonic())
 
     async def _read_prices(self) -> None:
         """Read the price hash after a loss; the next look tries again where Redis is away."""
@@ -338,7 +328,7 @@ class PnlWorker:
 
     async def _keep_cache(self) -> NoReturn:
         """Write the P&L of watched users for REST, as much at a time as does not disturb the stream."""
-        schedule = Schedule(_CACHE_EVERY_S)
+        schedule = Schedule(CACHE_EVERY_S)
         while True:
             await schedule.beat()
             # Right behind a flush, so that the next one never waits for it.
@@ -347,28 +337,14 @@ class PnlWorker:
             # The cache is not fenced by the epoch: write only while nobody else can be active.
             if not self._leadership.is_certain:
                 continue
-            bodies = self._next_bodies(time.monotonic())
+            now = time.monotonic()
+            as_of_ms = self._pace.as_of_ms(now, _now_ms())
+            bodies = self._cached.next_bodies(now, as_of_ms, self._pace.place, silent=self._pace.is_silent)
             try:
                 if bodies:
                     await self._publisher.cache(bodies)
             except BusUnavailable as error:
                 self._note_bus(error)
-
-    def _next_bodies(self, now: float) -> dict[str, bytes]:
-        chosen: list[int] = []
-        rows, most_rows = 0, rows_at_once(self._book.watched_row_count, self._cache_ttl_s, _CACHE_EVERY_S)
-        for slot in self._cache.next(now, _CACHED_AT_ONCE):
-            rows += self._bodies.weight(slot)
-            if chosen and rows > most_rows:
-                break
-            self._cache.note_written(slot, now)
-            if self._book.is_watched(slot) or self._cache.is_asked(slot):
-                chosen.append(slot)
-        # While the feed is silent no price is fresh, however young.
-        stale_after_ms = -1 if self._pace.is_silent else self._stale_after_ms
-        as_of_ms = self._pace.as_of_ms(now, _now_ms())
-        prices = Prices(self._book.prices.known, self._book.rates.book, as_of_ms, stale_after_ms)
-        return self._bodies.write(chosen, prices, self._pace.place)
 
     async def _keep_held(self) -> NoReturn:
         """Tell the price worker which symbols stand in a position."""
