@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import msgspec
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.domain.book import Book
@@ -104,6 +104,7 @@ def any_user(draw: st.DrawFn, user_id: str) -> UserBook:
     return user_book(*held, user_id=user_id, accounts=accounts, day_base=base)
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_body_is_the_snapshot_of_any_user_at_any_prices(data: st.DataObject) -> None:
     users = [data.draw(any_user(f"u{number}")) for number in range(data.draw(st.integers(1, 3)))]
@@ -117,6 +118,7 @@ def test_a_body_is_the_snapshot_of_any_user_at_any_prices(data: st.DataObject) -
     assert_same(book, bodies, stale_after_ms=data.draw(st.sampled_from([-1, STALE_AFTER_MS])))
 
 
+@settings(max_examples=20, deadline=None)
 @given(st.lists(prices, min_size=2, max_size=2), st.integers(-1000, 6000))
 def test_a_body_is_the_snapshot_where_many_are_written_together(values: list[Decimal], later_ms: int) -> None:
     book = book_of(ordinary(60), [price("BTCUSDT", values[0]), price("ETHUSDT", values[1], fresh_ms=NOW_MS - 100)])
