@@ -7,6 +7,7 @@ from app.domain.prices import StreamPosition
 from app.workers.cache_round import CacheRound, rows_at_once
 
 CACHE_EVERY_S = 0.1
+"""About so often prices are flushed, and behind each flush answers are written."""
 
 _USERS_AT_ONCE = 100
 

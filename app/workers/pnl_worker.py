@@ -69,6 +69,8 @@ _LOOK_EVERY_S = 0.05
 """How often the pace is asked when no message comes: well below every wait in it."""
 _SILENCE_S = 5.0
 """The price worker speaks ten times a second; so long without a word and the connection counts as dead."""
+_CACHE_APART_S = 0.7 * CACHE_EVERY_S
+"""What comes between two flushes of prices is no time to write."""
 _HELD_EVERY_S = 0.3
 _HELD_AGAIN_S = 10.0
 _LAYOUT_EVERY_S = 1.0
@@ -328,16 +330,17 @@ class PnlWorker:
 
     async def _keep_cache(self) -> NoReturn:
         """Write the P&L of watched users for REST, as much at a time as does not disturb the stream."""
-        schedule = Schedule(CACHE_EVERY_S)
+        written_at = 0.0
         while True:
-            await schedule.beat()
-            # Right behind a flush, so that the next one never waits for it.
+            # Right behind a flush, so that the next one never waits for it. No beat of its own: one that falls
+            # between flushes now and now behind them would miss every second one.
             self._has_spoken.clear()
             await self._has_spoken.wait()
-            # The cache is not fenced by the epoch: write only while nobody else can be active.
-            if not self._leadership.is_certain:
-                continue
             now = time.monotonic()
+            # The cache is not fenced by the epoch: write only while nobody else can be active.
+            if now - written_at < _CACHE_APART_S or not self._leadership.is_certain:
+                continue
+            written_at = now
             as_of_ms = self._pace.as_of_ms(now, _now_ms())
             bodies = self._cached.next_bodies(now, as_of_ms, self._pace.place, silent=self._pace.is_silent)
             try:
