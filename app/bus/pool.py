@@ -17,6 +17,7 @@ from redis.exceptions import DataError
 
 _LARGE: Final = 16_384
 """Bytes of an argument that are not copied into the command."""
+_READ_BYTES: Final = 2**20
 
 
 def open_pool(url: str, timeout_s: float, max_connections: int) -> "BlockingConnectionPool":
@@ -68,4 +69,6 @@ def connection_options(timeout_s: float) -> dict[str, Any]:
         # Anything else than 0, and a new connection to a stalled server hangs for ever.
         "health_check_interval": 0,
         "protocol": 3,
+        # A message of ten thousand users' P&L has 400 kB, which would be read in a dozen pieces.
+        "socket_read_size": _READ_BYTES,
     }
