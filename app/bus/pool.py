@@ -15,6 +15,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import DataError
 
+_LARGE: Final = 16_384
+"""Bytes of an argument that are not copied into the command."""
 _READ_BYTES: Final = 2**20
 
 
@@ -39,9 +41,17 @@ class _Packing:
         # Names of two words, like CONFIG SET, are two arguments.
         words = name.split() if isinstance(name, bytes) else name.encode().split()
         try:
+            if isinstance(rest[-1] if rest else None, bytes) and len(rest[-1]) > _LARGE:
+                return _around(rest[-1], hiredis.pack_command((*words, *rest[:-1])))
             return [hiredis.pack_command((*words, *rest))]
         except TypeError as error:
             raise DataError(str(error)) from error
+
+
+def _around(payload: bytes, packed: bytes) -> list[bytes]:
+    """A command with one argument more than was packed: a large one, which so is copied by nobody."""
+    count, _, others = packed.partition(b"\r\n")
+    return [b"*%d\r\n%b$%d\r\n" % (int(count[1:]) + 1, others, len(payload)), payload, b"\r\n"]
 
 
 @cache

@@ -24,7 +24,6 @@ from app.domain.book import Book
 from app.domain.positions import UserBook
 from app.repositories.books import BEFORE_ALL, DayBase, Heads
 from app.repositories.database import DatabaseUnavailable
-from app.repositories.day_bases import unknown_days
 
 log = structlog.get_logger(__name__)
 
@@ -129,10 +128,7 @@ class BookKeeper:
             self._book.take_base(book.user_id, book.day_base, book.base_day)
 
     def take(self, event: LedgerEvent) -> None:
-        """Take over what happened to a user of the book."""
-        if event.kind == "correction" and not self._is_standby:
-            for day in unknown_days(event.data):
-                self._book.forget_base(event.user_id, day)
+        """Take over what happened to a user of the book; but for bases of days that it left unknown."""
         # Accounts and corrections change what no position tells: sums, balances, what values an account.
         if (
             event.kind in {"account", "correction"}

@@ -13,6 +13,7 @@ from app.bus.messages import Columns, MarkUpdate, PnlFlush, RateUpdate, UserUpda
 from app.domain.book import Book, Change, Holder, Valuation
 from app.domain.decimals import format_decimal
 from app.domain.prices import StreamPosition
+from app.domain.row_statements import RowStatements
 from app.domain.shards import EVERYBODY, Shard
 from app.domain.wide import High, Indices, Low, Mask
 from app.workers.cache_round import CacheRound
@@ -33,18 +34,25 @@ MOST_ROWS_AT_ONCE = 4000
 class _Moment:
     """What all instances are told of from: one valuation, and everything that changed up to it."""
 
-    def __init__(self, book: Book, valuation: Valuation, changes: Mapping[int, Change]) -> None:
+    def __init__(
+        self, book: Book, valuation: Valuation, changes: Mapping[int, Change], statements: RowStatements
+    ) -> None:
         self.valuation = valuation
-        self.changed_users = {slot: changed_user(book, slot, change) for slot, change in changes.items()}
+        self.changed_users = {slot: changed_user(book, statements, slot, change) for slot, change in changes.items()}
         self.changed_rows = np.array([row for change in changes.values() for row in change.rows], np.int32)
         # A changed row whose price moved too is among the watched ones.
         others = self.changed_rows[~valuation.values_changed[book.rows.column[self.changed_rows]]]
         moved = np.concatenate((book.watched_rows(valuation.values_changed), others))
         self.rows, self.high, self.low = book.row_worth(moved)
+        self.row_users = book.rows.user.take(self.rows).astype(np.intp)
 
 
 class Publication:
-    """Composes flushes. ``book_epoch`` is the fencing epoch of this worker, ``layout`` that of the number of shards."""
+    """Composes flushes.
+
+    ``book_epoch`` is the fencing epoch of this worker, ``layout`` that of the
+    number of shards. ``statements`` get those of the rows that are told.
+    """
 
     def __init__(
         self,
@@ -56,9 +64,11 @@ class Publication:
         shard: Shard = EVERYBODY,
         layout: int = 0,
         prepared: PreparedUsers | None = None,
+        statements: RowStatements | None = None,
     ) -> None:
         self.layout = layout
         self._prepared = PreparedUsers(book) if prepared is None else prepared
+        self._statements = RowStatements(book) if statements is None else statements
         self._book = book
         self._watchers = watchers
         self._cache = cache
@@ -94,7 +104,7 @@ class Publication:
         """One flush per live instance: every price, row and total in it is of one moment."""
         book = self._book
         valuation = book.revalue(as_of_ms, silent=silent)
-        moment = _Moment(book, valuation, book.take_changes())
+        moment = _Moment(book, valuation, book.take_changes(), self._statements)
         marks: dict[int, MarkUpdate] = {}
         rates: dict[int, RateUpdate] = {}
         instances = list(self._watchers.instances.values())
@@ -138,8 +148,8 @@ class Publication:
         following = instance.following(len(self._book))
         users = [update for slot, update in moment.changed_users.items() if following[slot]]
         slots = np.flatnonzero(moment.valuation.users_changed & following).astype(np.int32)
-        chosen = following[self._book.rows.user[moment.rows]]
-        return users, slots, (moment.rows[chosen], moment.high[chosen], moment.low[chosen])
+        chosen = following.take(moment.row_users)
+        return users, slots, (moment.rows.compress(chosen), moment.high.compress(chosen), moment.low.compress(chosen))
 
     def _newcomers(self, instance: Instance, most_rows: int) -> tuple[list[UserUpdate], Indices, Indices]:
         """Whole users an instance waits for, at least one, as many as there is room for."""
@@ -152,7 +162,7 @@ class Publication:
             cost += len(holder.rows) / (PREPARED_ROWS if prepared is not None else 1)
             if updates and (cost > most_rows or len(rows) + len(holder.rows) > MOST_ROWS_AT_ONCE):
                 break
-            updates.append(whole_user(self._book, holder) if prepared is None else prepared)
+            updates.append(whole_user(self._book, holder, self._statements) if prepared is None else prepared)
             slots.append(holder.slot)
             rows.extend(holder.rows.values())
             self._watchers.follow(instance, holder.user_id, holder.slot)
@@ -235,12 +245,15 @@ class Publication:
 
     def _row_columns(self, rows: tuple[Indices, High, Low], new_rows: Indices) -> Columns:
         numbers, high, low = rows
-        new_numbers, new_high, new_low = self._book.row_worth(new_rows)
-        slots = self._book.rows.slot[np.concatenate((numbers, new_numbers))]
-        return Columns(
-            slots.tobytes(), np.concatenate((high, new_high)).tobytes(), np.concatenate((low, new_low)).tobytes()
-        )
+        if len(new_rows):
+            new_numbers, new_high, new_low = self._book.row_worth(new_rows)
+            numbers = np.concatenate((numbers, new_numbers))
+            high, low = np.concatenate((high, new_high)), np.concatenate((low, new_low))
+        return Columns(self._book.rows.slot.take(numbers).tobytes(), high.tobytes(), low.tobytes())
 
 
 def _user_columns(valuation: Valuation, slots: Indices) -> Columns:
-    return Columns(slots.astype(np.int32).tobytes(), valuation.high[slots].tobytes(), valuation.low[slots].tobytes())
+    at = slots.astype(np.intp)
+    return Columns(
+        slots.astype(np.int32).tobytes(), valuation.high.take(at).tobytes(), valuation.low.take(at).tobytes()
+    )

@@ -26,6 +26,24 @@ def test_a_name_of_two_words_is_two_words(name: str | bytes) -> None:
     assert connection.pack_command(name, "k") == [b"*3\r\n$6\r\nOBJECT\r\n$8\r\nENCODING\r\n$1\r\nk\r\n"]
 
 
+@pytest.mark.parametrize("size", [16_384, 16_385, 1_000_000])
+async def test_a_large_argument_is_written_as_it_is(redis: Redis, size: int) -> None:
+    payload = bytes(range(256)) * (size // 256) + b"\r" * (size % 256)
+    pipeline = redis.pipeline(transaction=False)
+    pipeline.set("before", 1)
+    pipeline.set("large", payload)
+    pipeline.set("after", payload, ex=60)
+    await pipeline.execute()
+    assert [await redis.get(name) for name in ("before", "large", "after")] == [b"1", payload, payload]
+
+
+def test_a_large_argument_is_copied_by_nobody() -> None:
+    payload = bytes(20_000)
+    head, same, end = packing(Connection)().pack_command("PUBLISH", "c", payload)
+    assert (head, end) == (b"*3\r\n$7\r\nPUBLISH\r\n$1\r\nc\r\n$20000\r\n", b"\r\n")
+    assert same is payload
+
+
 async def test_a_pipeline_keeps_its_order(redis: Redis) -> None:
     pipeline = redis.pipeline(transaction=True)
     pipeline.set("n", 1)
