@@ -21,10 +21,10 @@ from app.workers.prepared_users import PreparedUsers
 from app.workers.user_updates import changed_user, whole_user
 from app.workers.watchers import Instance, Watchers
 
-SNAPSHOT_ROWS = 3000
+SNAPSHOT_ROWS = 1500
 """Most rows of newly watched users in the flushes of one moment; the rest come with the next."""
 
-PREPARED_ROWS = 5
+PREPARED_ROWS = 10
 """So many prepared rows cost what one does that is not."""
 
 MOST_ROWS_AT_ONCE = 4000

@@ -224,6 +224,7 @@ def test_users_that_were_written_down_go_out_many_at_a_time_and_never_more_than_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(pnl_publication, "SNAPSHOT_ROWS", 6)
+    monkeypatch.setattr(pnl_publication, "PREPARED_ROWS", 5)
     monkeypatch.setattr(pnl_publication, "MOST_ROWS_AT_ONCE", 16)
     desk = Desk()
     prepared = PreparedUsers(desk.book)
