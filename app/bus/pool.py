@@ -6,7 +6,7 @@ off, and every command runs under a deadline of ours.
 """
 
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import hiredis
 from redis.asyncio import BlockingConnectionPool
@@ -14,6 +14,10 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import DataError
+
+_FEW: Final = 8
+_LARGE: Final = 16_384
+_PLAIN: Final = (bytes, str, int, float)
 
 
 def open_pool(url: str, timeout_s: float, max_connections: int) -> "BlockingConnectionPool":
@@ -36,10 +40,28 @@ class _Packing:
         name, *rest = args
         # Names of two words, like CONFIG SET, are two arguments.
         words = name.split() if isinstance(name, bytes) else name.encode().split()
+        if _is_large(rest):
+            return _in_pieces([*words, *rest])
         try:
             return [hiredis.pack_command((*words, *rest))]
         except TypeError as error:
             raise DataError(str(error)) from error
+
+
+def _is_large(arguments: list[Any]) -> bool:
+    """Whether there are few arguments, all plain, and one of them is long."""
+    if len(arguments) > _FEW or not any(isinstance(one, bytes) and len(one) > _LARGE for one in arguments):
+        return False
+    return all(type(one) in _PLAIN for one in arguments)
+
+
+def _in_pieces(arguments: list[Any]) -> list[bytes]:
+    """The command with long arguments as they are: hiredis takes 3 ms to copy 2 MB, which a flush to many users has."""
+    pieces = [b"*%d\r\n" % len(arguments)]
+    for argument in arguments:
+        data = argument if isinstance(argument, bytes) else str(argument).encode()
+        pieces += [b"$%d\r\n" % len(data), data, b"\r\n"]
+    return pieces
 
 
 @cache
