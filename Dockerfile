@@ -12,12 +12,19 @@ COPY requirements.lock ./
 RUN python -m venv /venv \
     && /venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.lock
 
+# The same Python beside a C compiler.
+FROM python:3.13-bookworm AS compiled
+COPY --from=packages /venv /venv
+WORKDIR /srv/tidemark
+COPY app ./app
+RUN /venv/bin/python -m app.websocket.compiled && test -f app/websocket/_fanout.so
+
 FROM python:3.13-slim-bookworm
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin tidemark \
     && install --directory --owner=10001 --mode=0700 /var/lib/tidemark/imports
 WORKDIR /srv/tidemark
 COPY --from=packages /venv /venv
-COPY app ./app
+COPY --from=compiled /srv/tidemark/app ./app
 COPY run.py gunicorn.conf.py pyproject.toml ./
 COPY --from=page /page/dist ./web/dist
 ENV PATH=/venv/bin:$PATH \

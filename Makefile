@@ -9,6 +9,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
+FANOUT := app/websocket/_fanout.so
 PAGE := web/dist/index.html
 PAGE_SOURCES := $(shell find web -type f -not -path '*/node_modules/*' -not -path 'web/dist/*' 2>/dev/null)
 
@@ -19,7 +20,7 @@ help: ## List the targets
 # Setting up
 
 .PHONY: setup
-setup: $(VENV)/.runtime-installed ## Make the Python environment from the hashed lock
+setup: $(VENV)/.runtime-installed $(FANOUT) ## Make the Python environment from the hashed lock, and compile the fan-out
 
 $(BIN)/python:
 	@.ci/make-venv $(VENV)
@@ -34,6 +35,10 @@ $(VENV)/.development-installed: requirements-dev.lock | $(BIN)/python
 	@echo "Installing Python packages for development ..."
 	@$(PIP) install --require-hashes -r requirements-dev.lock
 	@touch $@ $(VENV)/.runtime-installed
+
+# Not made where there is no compiler, so asked for again each time.
+$(FANOUT): app/websocket/fanout.c app/websocket/compiled.py | $(VENV)/.runtime-installed
+	@$(BIN)/python -m app.websocket.compiled
 
 .PHONY: page
 page: $(PAGE) ## Build the page into web/dist
@@ -51,11 +56,11 @@ web/node_modules/.package-lock.json: web/package.json web/package-lock.json | $(
 # Running
 
 .PHONY: run
-run: $(VENV)/.runtime-installed $(PAGE) ## Run Tidemark on this machine with live prices (ARGS="--port 9000" for options)
+run: $(VENV)/.runtime-installed $(FANOUT) $(PAGE) ## Run Tidemark on this machine with live prices (ARGS="--port 9000" for options)
 	@exec $(BIN)/python run.py all $(ARGS)
 
 .PHONY: demo
-demo: $(VENV)/.runtime-installed $(PAGE) ## The same with a local exchange and a demo trader; prices are simulated
+demo: $(VENV)/.runtime-installed $(FANOUT) $(PAGE) ## The same with a local exchange and a demo trader; prices are simulated
 	@exec $(BIN)/python run.py all --demo $(ARGS)
 
 # Checking
@@ -64,7 +69,7 @@ demo: $(VENV)/.runtime-installed $(PAGE) ## The same with a local exchange and a
 check: lint types layers page-test test ## Everything CI runs
 
 .PHONY: test
-test: $(VENV)/.development-installed $(PAGE) ## Run the tests (ARGS="tests/domain -k flip" for some)
+test: $(VENV)/.development-installed $(FANOUT) $(PAGE) ## Run the tests (ARGS="tests/domain -k flip" for some)
 	@$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--numprocesses 3 --dist loadfile)
 
 .PHONY: page-test
@@ -92,7 +97,7 @@ layers: $(VENV)/.development-installed ## Check which way imports point
 # Measuring
 
 .PHONY: bench
-bench: $(VENV)/.runtime-installed ## Measure under load (ARGS="--profile 1k,5k,10k,25k" or "--part book")
+bench: $(VENV)/.runtime-installed $(FANOUT) ## Measure under load (ARGS="--profile 1k,5k,10k,25k" or "--part book")
 	@exec $(BIN)/python run.py bench $(ARGS)
 
 # Keeping
@@ -106,5 +111,5 @@ lock: ## Resolve the dependencies anew (needs uv)
 
 .PHONY: clean
 clean: ## Remove what was built and cached; data and the environment stay
-	rm -rf web/dist web/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(FANOUT) web/dist web/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find app tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -175,9 +175,14 @@ async def _homes(cluster: ClusterRedis, channels: Sequence[str]) -> dict[Address
     return homes
 
 
+async def _pass_on(reply: Any) -> Any:
+    """A published message as it is. redis-py (8.1) would write each out for a debug log that nobody reads."""
+    return reply
+
+
 @asynccontextmanager
 async def _pubsub(redis: "Redis", timeout_s: float) -> "AsyncIterator[PubSub]":
-    pubsub = redis.pubsub()
+    pubsub = redis.pubsub(push_handler_func=_pass_on)
     try:
         yield pubsub
     finally:

@@ -15,6 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import DataError
 
+_READ_BYTES: Final = 2**20
 _FEW: Final = 8
 _LARGE: Final = 16_384
 _PLAIN: Final = (bytes, str, int, float)
@@ -79,4 +80,6 @@ def connection_options(timeout_s: float) -> dict[str, Any]:
         # Anything else than 0, and a new connection to a stalled server hangs for ever.
         "health_check_interval": 0,
         "protocol": 3,
+        # A message of ten thousand users' P&L has 400 kB, which would be read in a dozen pieces.
+        "socket_read_size": _READ_BYTES,
     }

@@ -166,7 +166,6 @@ class Answers:
     def _configure(self, connection: Connection, message: protocol.Configure) -> None:
         if message.max_hz is not None:
             connection.max_hz = min(message.max_hz, self._limits.max_hz)
-            connection.interval_s = 1 / connection.max_hz
         returns = message.visible is True and not connection.visible
         if message.visible is not None:
             connection.visible = message.visible

@@ -6,13 +6,13 @@ from typing import NamedTuple
 from app.domain.protocol import Channel, Close
 from app.websocket.admission import Identity
 from app.websocket.outlet import Outlet
+from app.websocket.roster import Roster
 from app.websocket.state import WatchedPrice
+
+_HIDDEN_INTERVAL_S = 5.0
 
 MOST_EVENTS_WAITING = 2000
 """Events kept for a connection that does not take them; one more and it is closed, to resume later."""
-
-READY = 0
-PARKED = -1
 
 
 class IsolationBreach(RuntimeError):
@@ -28,86 +28,145 @@ class WaitingEvent(NamedTuple):
     text: str
 
 
+class _Whole:
+    """A number of a connection, kept in its column of the roster."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, connection: "Connection", owner: type) -> int:
+        number: int = connection.roster.columns[self._name].item(connection.seat)
+        return number
+
+    def __set__(self, connection: "Connection", number: int) -> None:
+        connection.roster.columns[self._name][connection.seat] = number
+
+
+class _Flag(_Whole):
+    """The same of a truth."""
+
+    def __get__(self, connection: "Connection", owner: type) -> bool:
+        return bool(super().__get__(connection, owner))
+
+
 class Connection:
     """What one client subscribed to, was granted and has been sent. Everything here is synchronous.
 
-    ``sent`` is the ordinal of the last commit whose changes it has; ``step`` that
-    of the last place in the stream it was given, so that no place is used twice.
+    What the fan-out asks of all of them at once stands in the columns of the roster.
     """
 
     __slots__ = (
+        "_events",
+        "_max_hz",
+        "_visible",
         "address",
-        "awaits_pnl",
-        "awaits_positions",
-        "awaits_prices",
         "connection_id",
-        "due",
         "event_seq",
-        "events",
-        "flushes",
         "identity",
-        "interval_s",
-        "is_closed",
-        "is_overdue",
         "is_replaying",
-        "looked",
-        "max_hz",
         "outlet",
-        "pnl_sent",
-        "positions_sent",
-        "reset",
-        "sent",
-        "status",
-        "step",
-        "visible",
+        "roster",
+        "seat",
         "waits_since",
         "wants_events",
-        "wants_pnl",
-        "wants_positions",
         "watched",
     )
 
+    sent = _Whole()
+    """The ordinal of the last commit whose changes it has."""
+    step = _Whole()
+    """That of the last place in the stream it was given, so that no place is used twice."""
+    pnl_sent = _Whole()
+    positions_sent = _Whole()
+    """As ``sent``, of the last snapshot of each, where that is newer."""
+    flushes = _Whole()
+    """How many price flushes there were when it was last up to date."""
+    reset = _Whole()
+    """The base of the user's rows that it knows, see ``UserView.reset``."""
+    status = _Whole()
+    """The version of the stream's health that it was told."""
+    wants_pnl = _Flag()
+    wants_positions = _Flag()
+    awaits_prices = _Flag()
+    awaits_pnl = _Flag()
+    awaits_positions = _Flag()
+    """Which snapshots are owed."""
+    is_overdue = _Flag()
+    """Whether it was told that its P&L is missing."""
+    is_closed = _Flag()
+    lane = _Whole()
+    user = _Whole()
+    serial = _Whole()
+    """Where its user sits, and the number of his view."""
+    is_bound = _Flag()
+    """Whether the roster has its user, and what it watches, as they are."""
+
     def __init__(
-        self, connection_id: str, identity: Identity, address: str | None, outlet: Outlet, max_hz: float
+        self,
+        connection_id: str,
+        identity: Identity,
+        address: str | None,
+        outlet: Outlet,
+        max_hz: float,
+        roster: Roster,
     ) -> None:
         self.connection_id = connection_id
         self.identity = identity
         self.address = address
         self.outlet = outlet
-        self.max_hz = max_hz
-        self.interval_s = 1 / max_hz
-        self.visible = True
-        self.is_closed = False
+        self.roster = roster
+        self.seat = roster.enter(self)
+        self._max_hz = max_hz
+        self._visible = True
+        self._pace()
 
         self.watched: dict[str, WatchedPrice] = {}
-        self.wants_pnl = self.wants_positions = self.wants_events = False
-        self.awaits_prices = self.awaits_pnl = self.awaits_positions = False
+        self.wants_events = False
         self.waits_since: float | None = None
         """Since when a snapshot of P&L or positions is owed that cannot be built yet."""
-        self.is_overdue = False
 
-        self.sent = self.step = 0
-        self.pnl_sent = self.positions_sent = 0
-        """The same of the last snapshot of each, where that is newer."""
-        self.flushes = 0
-        """How many price flushes there were when it was last up to date."""
-        self.reset = 0
-        """The base of the user's rows that it knows, see ``UserView.reset``."""
-        self.status = 0
-        """The version of the stream's health that it was told."""
-        self.due = 0
-        """Where the schedule has it: the turn at which its rest ends, or ``READY`` or ``PARKED``."""
-        self.looked = -1
-        """The commit at which it was last looked at and nothing was due."""
-
-        self.events: deque[WaitingEvent] | None = None
-        """None until the first: most connections never have any, and an empty deque takes 600 bytes."""
+        self._events: deque[WaitingEvent] | None = None
         self.event_seq = 0
         self.is_replaying = False
 
     @property
     def user_id(self) -> str:
         return self.identity.user_id
+
+    @property
+    def max_hz(self) -> float:
+        """How many updates a second it is sent at most."""
+        return self._max_hz
+
+    @max_hz.setter
+    def max_hz(self, hz: float) -> None:
+        self._max_hz = hz
+        self._pace()
+
+    @property
+    def visible(self) -> bool:
+        """Whether anybody looks at it: a hidden tab gets its totals, now and then."""
+        return self._visible
+
+    @visible.setter
+    def visible(self, is_so: bool) -> None:
+        self._visible = is_so
+        self._pace()
+
+    def _pace(self) -> None:
+        rest = 1 / self._max_hz
+        self.roster.rest[self.seat] = rest if self._visible else max(rest, _HIDDEN_INTERVAL_S)
+        self.roster.columns["visible"][self.seat] = self._visible
+
+    @property
+    def events(self) -> "deque[WaitingEvent] | None":
+        """None where there are none: most connections never have any, and an empty deque takes 600 bytes."""
+        return self._events
+
+    @events.setter
+    def events(self, events: "deque[WaitingEvent] | None") -> None:
+        self._events = events
+        self.roster.columns["has_events"][self.seat] = events is not None
 
     def wants(self, channel: Channel) -> bool:
         """Whether it is subscribed to a channel."""
@@ -131,4 +190,5 @@ class Connection:
         """End the conversation; what is left of it is cleared away by its endpoint."""
         self.is_closed = True
         self.events = None
+        self.roster.end(self.seat)
         self.outlet.close(code, reason)

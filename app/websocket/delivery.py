@@ -36,6 +36,8 @@ class Delivery:
 
     def __init__(self, state: StreamState) -> None:
         self._state = state
+        self._said: tuple[int, bool, int] | None = None
+        self._status_said = ""
         self.updates = 0
         self.merged = 0
 
@@ -43,6 +45,11 @@ class Delivery:
     def ordinal(self) -> int:
         """The newest commit."""
         return self._state.ordinal
+
+    def count(self, updates: int, merged: int) -> None:
+        """Note updates that were written elsewhere, and how many price flushes they stand for."""
+        self.updates += updates
+        self.merged += merged
 
     def payloads_of(self, connections: Sequence[Connection], now: float) -> list[list[bytes]]:
         """For each everything that it has not seen, as frames in order; marks it as seen. Often nothing.
@@ -180,7 +187,16 @@ class Delivery:
         if connection.status == health.version and connection.is_overdue == is_overdue:
             return []
         connection.status, connection.is_overdue = health.version, is_overdue
-        degraded = health.degraded
-        if is_overdue and "pnl" not in degraded:
-            degraded.append("pnl")
-        return [protocol.encode(protocol.Status(feed=health.feed(), degraded=degraded)).decode()]
+        return [self._status_text(is_overdue=is_overdue)]
+
+    def _status_text(self, *, is_overdue: bool) -> str:
+        """The frame, encoded once for all who are told the same."""
+        health = self._state.health
+        said = (health.version, is_overdue, self._state.ordinal)
+        if self._said != said:
+            degraded = health.degraded
+            if is_overdue and "pnl" not in degraded:
+                degraded.append("pnl")
+            self._said = said
+            self._status_said = protocol.encode(protocol.Status(feed=health.feed(), degraded=degraded)).decode()
+        return self._status_said

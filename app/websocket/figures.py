@@ -7,21 +7,37 @@ pages, and a page nobody of which is here takes no room.
 """
 
 from collections.abc import Collection
-from typing import TypeVar
+from struct import Struct
+from typing import Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.bus.messages import Columns
 from app.domain.wide import Floats, High, Low, join, split
-
-Number = TypeVar("Number", bound=np.generic)
+from app.websocket.tables import (
+    FIGURE,
+    HEAD_BYTES,
+    ROW,
+    USER,
+    Lists,
+    Seats,
+    Table,
+    bytes_of,
+    empty,
+    longer,
+    room_for,
+)
 
 _PAGE_BITS = 10
 _PAGE = 1 << _PAGE_BITS
 _FIRST_SEATS = 256
 _NOBODY = 0
 """The block of pages on which nobody sits, and the seat of whoever is not here: writes to it mean nothing."""
+
+
+_WHAT_STAYS: Final = Struct(f"dqQqqii{HEAD_BYTES}s")
+"""The part of a row's record behind its figure."""
 
 
 class _Pages:
@@ -66,7 +82,7 @@ class _Pages:
 
     def _block(self, page: int) -> int:
         if page >= len(self._block_of) - 1:
-            self._block_of = _longer(self._block_of, page + 2)
+            self._block_of = longer(self._block_of, page + 2)
         block = int(self._block_of[page])
         if block == _NOBODY:
             block = self._block_of[page] = self._free.pop() if self._free else self._new_block()
@@ -76,24 +92,32 @@ class _Pages:
         self._sitting.append(0)
         size = len(self._sitting) * _PAGE
         if size > len(self._blocks):
-            self._blocks = _longer(self._blocks, size)
+            self._blocks = longer(self._blocks, size)
         return len(self._sitting) - 1
 
 
 class Figures:
     """By seat: ``high·2^64 + low`` in units of 1e-18, and at which commit it last changed (0: it never came)."""
 
+    kind: ClassVar[np.dtype[Any]] = FIGURE
+
     def __init__(self) -> None:
         self._pages = _Pages()
-        self._free: list[int] = []
-        self._seats = 1
-        self.high: High = np.zeros(_FIRST_SEATS, np.int64)
-        self.low: Low = np.zeros(_FIRST_SEATS, np.uint64)
-        self.changed: NDArray[np.int64] = np.zeros(_FIRST_SEATS, np.int64)
+        self._seats = Seats(_NOBODY + 1)
+        self._sitting = 0
+        self._spread(empty(self.kind, _FIRST_SEATS))
+
+    def _spread(self, table: Table) -> None:
+        """Use a table: its columns are views of it."""
+        self.table = table
+        self.bytes = bytes_of(table)
+        self.high: High = table["high"]
+        self.low: Low = table["low"]
+        self.changed: NDArray[np.int64] = table["changed"]
 
     def __len__(self) -> int:
         """How many slots are seated."""
-        return self._seats - 1 - len(self._free)
+        return self._sitting
 
     def seat(self, slot: int) -> int:
         """The seat of a slot, which is here from now on. Raises ValueError for a negative slot."""
@@ -102,15 +126,12 @@ class Figures:
         seat = self._pages.get(slot)
         if seat != _NOBODY:
             return seat
-        if self._free:
-            seat = self._free.pop()
-        else:
-            seat = self._seats
-            self._seats += 1
-            if seat == len(self.changed):
-                self._grow_to(seat + 1)
+        seat = self._seats.take()
+        if seat >= len(self.table):
+            self._spread(longer(self.table, seat + 1))
+        self._sitting += 1
         self._pages.put(slot, seat)
-        self.changed[seat] = 0
+        self.table[seat] = np.zeros((), self.kind)
         return seat
 
     def leave(self, slot: int) -> None:
@@ -118,7 +139,9 @@ class Figures:
         seat = self._pages.get(slot)
         if seat != _NOBODY:
             self._pages.clear(slot)
-            self._free.append(seat)
+            self._seats.give_back(seat)
+            self._sitting -= 1
+            self.table[seat] = np.zeros((), self.kind)
 
     def apply(self, columns: Columns, ordinal: int) -> None:
         """Take over a message's columns; what is not here is left out. Raises ValueError when they are not as long
@@ -148,54 +171,77 @@ class Figures:
             return None
         return join(int(self.high[seat]), int(self.low[seat]))
 
-    def _grow_to(self, seats: int) -> None:
-        self.high = _longer(self.high, seats)
-        self.low = _longer(self.low, seats)
-        self.changed = _longer(self.changed, seats)
-
 
 class RowFigures(Figures):
     """Rows: their unrealised P&L, and about what they cost (absolute), for the fraction that it is of that."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.cost: Floats = np.zeros(_FIRST_SEATS)
+    kind = ROW
 
-    def _grow_to(self, seats: int) -> None:
-        super()._grow_to(seats)
-        self.cost = _longer(self.cost, seats)
+    def _spread(self, table: Table) -> None:
+        super()._spread(table)
+        self.cost: Floats = table["cost"]
+
+    def describe(self, seat: int, *, head: str, cost: int, owner: int, version: int, mark: int) -> None:
+        """Note what does not move of a row."""
+        text = head.encode()
+        length = room_for(text, HEAD_BYTES)
+        _WHAT_STAYS.pack_into(
+            self.bytes,
+            seat * ROW.itemsize + FIGURE.itemsize,
+            abs(cost),
+            *split(cost),
+            owner,
+            version,
+            mark,
+            length,
+            text,
+        )
 
 
 class UserFigures(Figures):
     """Users: their unrealised P&L, and beside it what does not move with prices: realised P&L, the day's base."""
 
+    kind = USER
+
     def __init__(self) -> None:
         super().__init__()
-        self.realized_high: High = np.zeros(_FIRST_SEATS, np.int64)
-        self.realized_low: Low = np.zeros(_FIRST_SEATS, np.uint64)
-        self.base_high: High = np.zeros(_FIRST_SEATS, np.int64)
-        self.base_low: Low = np.zeros(_FIRST_SEATS, np.uint64)
+        self.lists = Lists()
+        """The seats of everybody's rows."""
 
-    def settle(self, seat: int, realized: int, day_base: int | None) -> None:
-        """Note what does not move. An unknown base is a base of nothing here; who asks knows that it is unknown."""
-        self.realized_high[seat], self.realized_low[seat] = split(realized)
-        self.base_high[seat], self.base_low[seat] = split(day_base or 0)
+    def _spread(self, table: Table) -> None:
+        super()._spread(table)
+        self.realized_high: High = table["realized_high"]
+        self.realized_low: Low = table["realized_low"]
+        self.base_high: High = table["base_high"]
+        self.base_low: Low = table["base_low"]
 
-    def _grow_to(self, seats: int) -> None:
-        super()._grow_to(seats)
-        self.realized_high = _longer(self.realized_high, seats)
-        self.realized_low = _longer(self.realized_low, seats)
-        self.base_high = _longer(self.base_high, seats)
-        self.base_low = _longer(self.base_low, seats)
+    def settle(self, seat: int, realized: int, day_base: int | None, net_deposits: int) -> None:
+        """Note what does not move. An unknown base is a base of nothing."""
+        record = self.table[seat]
+        record["realized_high"], record["realized_low"] = split(realized)
+        record["base_high"], record["base_low"] = split(day_base or 0)
+        record["deposits_high"], record["deposits_low"] = split(net_deposits)
+        record["has_base"] = day_base is not None
+
+    def describe(self, seat: int, *, serial: int, restated: int, reset: int, is_plain: bool, is_complete: bool) -> None:
+        """Note whose seat it is, and when anything but figures last changed."""
+        record = self.table[seat]
+        record["serial"], record["restated"], record["reset"] = serial, restated, reset
+        record["is_plain"], record["fees_are_complete"] = is_plain, is_complete
+
+    def hold(self, seat: int, rows: list[int]) -> None:
+        """Note the seats of a user's rows."""
+        record = self.table[seat]
+        self.lists.drop(int(record["rows_at"]), int(record["rows_count"]))
+        record["rows_at"], record["rows_count"] = self.lists.put(rows), len(rows)
+
+    def leave(self, slot: int) -> None:
+        seat = self._pages.get(slot)
+        if seat != _NOBODY:
+            self.hold(seat, [])
+        super().leave(slot)
 
 
 def seats_of(figures: Figures, slots: Collection[int]) -> NDArray[np.intp]:
     """The seats of slots that are here, ready to index arrays."""
     return np.fromiter(map(figures.seat, slots), np.intp, len(slots))
-
-
-def _longer(array: NDArray[Number], size: int) -> NDArray[Number]:
-    """The array with room for ``size``, and some to spare."""
-    longer = np.zeros(max(size, len(array) * 2), array.dtype)
-    longer[: len(array)] = array
-    return longer

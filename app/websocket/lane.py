@@ -7,7 +7,7 @@ them the same figures.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from app.bus.messages import PnlFlush
 from app.domain.prices import REVISIONS_PER_FLUSH, StreamPosition
@@ -19,9 +19,12 @@ from app.websocket.mirror import PnlMirror
 class Lane:
     """What is known of one shard. ``now`` is always the monotonic clock in seconds."""
 
-    def __init__(self, shard: Shard, is_wanted: Callable[[str], bool], now: float) -> None:
+    def __init__(
+        self, shard: Shard, is_wanted: Callable[[str], bool], now: float, serials: Iterator[int] | None = None
+    ) -> None:
         self.shard = shard
-        self.mirror = PnlMirror(is_wanted if shard.shards == 1 else lambda who: shard.has(who) and is_wanted(who))
+        is_here = is_wanted if shard.shards == 1 else lambda who: shard.has(who) and is_wanted(who)
+        self.mirror = PnlMirror(is_here, serials)
         self.users: set[str] = set()
         """Users of the shard who are connected here."""
         self.position = StreamPosition(0, 0)

@@ -17,6 +17,7 @@ from app.websocket.connection import Connection, WaitingEvent
 from app.websocket.events import EventNotice, EventRelay, event_text
 from app.websocket.limits import StreamLimits
 from app.websocket.outlet import Outlet
+from app.websocket.roster import Roster
 from app.websocket.schedule import Schedule
 from app.websocket.state import StreamState
 
@@ -32,6 +33,7 @@ class ConnectionManager:
         self,
         state: StreamState,
         schedule: Schedule,
+        roster: Roster,
         relay: EventRelay,
         announcer: Announcer,
         limits: StreamLimits,
@@ -39,6 +41,7 @@ class ConnectionManager:
     ) -> None:
         self._state = state
         self._schedule = schedule
+        self._roster = roster
         self._relay = relay
         self._announcer = announcer
         self._limits = limits
@@ -89,7 +92,7 @@ class ConnectionManager:
 
     def enter(self, identity: Identity, address: str | None, outlet: Outlet) -> Connection:
         """Take an accepted connection in."""
-        connection = Connection(uuid4().hex, identity, address, outlet, self._limits.default_hz)
+        connection = Connection(uuid4().hex, identity, address, outlet, self._limits.default_hz, self._roster)
         connection.sent = self._state.ordinal
         connection.flushes = self._state.flushes
         connection.status = -1 if self._state.health.degraded else self._state.health.version
@@ -109,7 +112,7 @@ class ConnectionManager:
         """Clear a connection away, whatever ended it."""
         if connection not in self._connections:
             return
-        connection.is_closed = True
+        self._roster.leave(connection)
         self._connections.discard(connection)
         self.unwatch(connection, list(connection.watched))
         self.stop_events(connection)
@@ -125,12 +128,14 @@ class ConnectionManager:
         if self._subscriptions.symbols.add(symbol, connection):
             self._announcer.change_symbols()
         connection.watched[symbol] = self._state.watch(symbol)
+        connection.is_bound = False
 
     def unwatch(self, connection: Connection, symbols: list[str]) -> None:
         """Let a connection leave symbols."""
         for symbol in symbols:
             if connection.watched.pop(symbol, None) is None:
                 continue
+            connection.is_bound = False
             if self._subscriptions.symbols.remove(symbol, connection):
                 self._state.unwatch(symbol)
                 self._announcer.change_symbols()

@@ -10,6 +10,7 @@ all a connection needs to find what it has not seen.
 from collections import deque
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from itertools import count
 from sys import intern
 from typing import Literal
 
@@ -20,6 +21,7 @@ from app.bus.messages import MarkUpdate, PnlFlush, RateUpdate, RowUpdate, UserUp
 from app.domain.decimals import format_units
 from app.websocket.figures import RowFigures, UserFigures, seats_of
 from app.websocket.json_text import flag, json_text
+from app.websocket.tables import Marks
 
 _KEPT_CLOSED_ROWS = 256
 """Closed rows kept per user for connections that have not seen them; a slower one gets a snapshot."""
@@ -31,9 +33,10 @@ class Mark:
     ``before`` and ``after`` are what a row says of it around its own figures.
     """
 
-    __slots__ = ("after", "before", "flagged", "fresh_ms", "is_stale", "price", "source")
+    __slots__ = ("after", "before", "flagged", "fresh_ms", "is_stale", "price", "seat", "source")
 
-    def __init__(self) -> None:
+    def __init__(self, seat: int) -> None:
+        self.seat = seat
         self.price: str | None = None
         self.source: str | None = None
         self.is_stale = False
@@ -92,6 +95,7 @@ class Row:
         "slot",
         "statement",
         "symbol",
+        "version",
     )
 
     def __init__(self, update: RowUpdate, currency: str, mark: Mark, changed: int) -> None:
@@ -107,6 +111,7 @@ class Row:
         """What does not move with the price, as a JSON object without its end: a third of a dictionary."""
         self.changed = changed
         self.head = f'{{"position_id":{json_text(update.position_id)},"symbol":{json_text(update.symbol)},'
+        self.version = update.version
         # Versions are small numbers, and many rows have the same.
         self.end = intern(f"{update.version}}}")
 
@@ -135,12 +140,15 @@ class UserView:
         "reset",
         "rows",
         "seat",
+        "serial",
         "slot",
         "user_id",
     )
 
     def __init__(self, update: UserUpdate, mirror: "PnlMirror", ordinal: int) -> None:
         self.user_id = update.user_id
+        self.serial = mirror.next_serial()
+        """Nobody else in this process ever has it."""
         self.slot = update.slot
         self.seat = mirror.user_unrealized.seat(update.slot)
         self.rows: dict[int, Row] = {}
@@ -166,7 +174,7 @@ class UserView:
         self.fees_are_complete = update.fees_are_complete
         self.changed = ordinal
         self.realized_text = format_units(self.realized_pnl)
-        mirror.user_unrealized.settle(self.seat, self.realized_pnl, self.day_base)
+        mirror.user_unrealized.settle(self.seat, self.realized_pnl, self.day_base, self.net_deposits)
         for row in update.rows:
             self._apply_row(row, mirror, ordinal)
         for slot in update.removed_slots:
@@ -178,13 +186,32 @@ class UserView:
         self._seats: NDArray[np.intp] | None = None
         self.remarks: tuple[int, str] | None = None
         """What is said of the totals as a whole, and the commit at which that was written."""
+        self._describe(mirror)
+
+    def _describe(self, mirror: "PnlMirror") -> None:
+        """Say in the tables what :attr:`rows` and the rest of this say."""
+        mirror.user_unrealized.hold(self.seat, self.seats_in(mirror.row_unrealized).tolist())
+        mirror.user_unrealized.describe(
+            self.seat,
+            serial=self.serial,
+            restated=self.changed,
+            reset=self.reset,
+            is_plain=not self.is_converted,
+            is_complete=self.fees_are_complete,
+        )
 
     def _apply_row(self, update: RowUpdate, mirror: "PnlMirror", ordinal: int) -> None:
         row = Row(update, self.currency, mirror.mark_of(update.mark), ordinal)
         if update.is_open:
             self.rows[update.slot] = row
-            seat = mirror.row_unrealized.seat(update.slot)
-            mirror.row_unrealized.cost[seat] = abs(row.cost_basis)
+            mirror.row_unrealized.describe(
+                mirror.row_unrealized.seat(update.slot),
+                head=row.head,
+                cost=row.cost_basis,
+                owner=self.serial,
+                version=row.version,
+                mark=row.mark.seat,
+            )
             return
         self._remove(update.slot, mirror)
         if self.closed is None:
@@ -234,8 +261,9 @@ class UserView:
 class PnlMirror:
     """The state that :class:`PnlFlush` messages of one P&L shard add up to. Does no I/O."""
 
-    def __init__(self, is_wanted: Callable[[str], bool]) -> None:
+    def __init__(self, is_wanted: Callable[[str], bool], serials: Iterator[int] | None = None) -> None:
         self._is_wanted = is_wanted
+        self._serials = count(1) if serials is None else serials
         self.book_epoch = 0
         self._sequence: int | None = None
         self.old_epochs = 0
@@ -245,6 +273,7 @@ class PnlMirror:
     def _forget(self) -> None:
         self.users: dict[str, UserView] = {}
         self.marks: dict[str, Mark] = {}
+        self.mark_table = Marks()
         self.rates: dict[tuple[str, str], Rate] = {}
         """By asset and currency."""
         self.rated = 0
@@ -254,11 +283,15 @@ class PnlMirror:
         self.user_unrealized = UserFigures()
         self.row_unrealized = RowFigures()
 
+    def next_serial(self) -> int:
+        """A number that no view had before, in this mirror or another."""
+        return next(self._serials)
+
     def mark_of(self, name: str) -> Mark:
         """A mark by its name, also before anything was said of it."""
         mark = self.marks.get(name)
         if mark is None:
-            mark = self.marks[name] = Mark()
+            mark = self.marks[name] = Mark(self.mark_table.add())
         return mark
 
     def desynchronise(self) -> None:
@@ -327,5 +360,8 @@ class PnlMirror:
         # Else a change to rows that are not known here: the whole is on its way, or nobody is connected.
 
     def _take_mark(self, update: MarkUpdate, ordinal: int) -> None:
-        if self.mark_of(update.mark).take(update, ordinal):
+        mark = self.mark_of(update.mark)
+        if mark.take(update, ordinal):
             self.flagged = ordinal
+        is_known = mark.price is not None
+        self.mark_table.say(mark.seat, mark.flagged, is_known=is_known, is_stale=mark.is_stale, text=mark.before)

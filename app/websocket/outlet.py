@@ -3,9 +3,12 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from app.domain.protocol import Close
+
+NOT_DIRECT: Final = -1
+FULL: Final = -2
 
 
 class Outlet(Protocol):
@@ -16,6 +19,15 @@ class Outlet(Protocol):
 
     def send(self, *payloads: bytes) -> None:
         """Send text frames, in order, after all before them."""
+
+    def descriptor(self) -> int:
+        """Where a frame may be written at once, header and all.
+
+        :data:`NOT_DIRECT` where only ``send`` will do, :data:`FULL` where :meth:`is_full`.
+        """
+
+    def send_rest(self, data: bytes) -> None:
+        """Send what did not go of a frame that was written to the descriptor."""
 
     def close(self, code: Close, reason: str) -> None:
         """End the conversation. A second call does nothing."""
@@ -58,6 +70,12 @@ class QueuedOutlet:
         self._waiting.extend(payloads)
         self._idle.clear()
         self._wake.set()
+
+    def descriptor(self) -> int:
+        return FULL if self.is_full() else NOT_DIRECT
+
+    def send_rest(self, data: bytes) -> None:
+        raise AssertionError("nothing was written directly")
 
     async def wait_writable(self) -> None:
         """Return once the client is not behind, or is gone."""

@@ -1,20 +1,22 @@
 """When each connection is looked at: spread over time, as often as it asked and the process can bear.
 
 A connection that was sent something rests for its interval. Then it is ready;
-if there is nothing new for it, it is parked until the next commit. Ready connections
+if there is nothing new for it, it waits until something is. Ready connections
 are served in the order in which they became so, a few hundred at a time between
 turns of the event loop, so under load the sweep over all of them turns into an
 even flow, each frame built from the newest state at its own moment.
 """
 
 import asyncio
-import heapq
-from collections import deque
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Final, NoReturn
 
-from app.websocket.connection import PARKED, READY, Connection
-from app.websocket.delivery import Delivery
+import numpy as np
+from numpy.typing import NDArray
+
+from app.websocket.connection import Connection
+from app.websocket.fanout import Fanout, Turn
+from app.websocket.roster import NEVER, Roster
 
 TURN_S = 0.005
 """The grain of the schedule."""
@@ -36,28 +38,29 @@ _BUSY_SHARE = 0.7
 """The part of a core that the fan-out may use before everybody's interval grows."""
 
 _EAGERNESS = 0.2
-"""The part of an interval by which a connection is ready early, so that a flush of the
-same interval never finds it resting a moment longer and costs it a whole flush."""
+"""The part of an interval by which a connection that was served late, or after a pause, is ready early: a flush of
+the same interval never finds it resting a moment longer, which would cost it a whole flush."""
 
-_HIDDEN_INTERVAL_S = 5.0
 _FIRST_COST_S = 15e-6
 _FIRST_LOOK_S = 3e-6
 _LOWEST_COST_S, _HIGHEST_COST_S = 1e-6, 200e-6
 _NEW_WEIGHT = 0.05
 
+_NONE: Final[NDArray[np.intp]] = np.zeros(0, np.intp)
+
 
 class Schedule:
-    """Serves connections for as long as :meth:`run` runs. Awaits no client."""
+    """Serves the connections of a roster for as long as :meth:`run` runs. Awaits no client."""
 
-    def __init__(self, delivery: Delivery, clock: Callable[[], float]) -> None:
-        self._delivery = delivery
+    def __init__(self, fanout: Fanout, roster: Roster, clock: Callable[[], float]) -> None:
+        self._fanout = fanout
+        self._roster = roster
         self._clock = clock
-        self._ready: deque[Connection] = deque()
-        self._parked: list[Connection] = []
-        self._resting: dict[int, list[Connection]] = {}
-        self._turns: list[int] = []
+        self._ready = _NONE
+        """Seats in the order in which they are served next."""
         self._woken = asyncio.Event()
-        self.connections = 0
+        self._wakes = 0
+        """How often everybody was to be looked at."""
         self.cost_s = _FIRST_COST_S
         """What serving one connection costs, as measured lately."""
         self.look_s = _FIRST_LOOK_S
@@ -68,35 +71,29 @@ class Schedule:
         self.skipped = 0
         """Times a connection was passed over because its client was behind."""
 
+    @property
+    def connections(self) -> int:
+        """How many are served."""
+        return self._roster.serving
+
     def add(self, connection: Connection) -> None:
-        """Begin to serve a connection. It leaves by itself once it is closed."""
-        self.connections += 1
-        self._ready.append(connection)
+        """Begin to serve a connection, until it is closed."""
+        self._roster.begin(connection.seat)
         self._woken.set()
 
     def wake(self) -> None:
-        """Something was committed: look at everybody who waits for that."""
-        parked, self._parked = self._parked, []
-        woken = [connection for connection in parked if connection.due == PARKED]
-        for connection in woken:
-            connection.due = READY
-        self._ready.extend(woken)
-        if woken:
-            self._woken.set()
+        """Something was committed, or time has passed: look at everybody who waits for that."""
+        self._wakes += 1
+        self._woken.set()
 
     def hurry(self, connection: Connection) -> None:
         """There is something for one connection that should not wait for its turn."""
-        if connection.due != READY:
-            self._make_ready(connection)
-
-    def _make_ready(self, connection: Connection) -> None:
-        connection.due = READY
-        self._ready.append(connection)
+        self._roster.hurry(connection.seat)
         self._woken.set()
 
     def interval_s(self, connection: Connection) -> float:
         """How long a connection rests after a frame: its own interval, or longer under load."""
-        return max(_own_interval_s(connection), self._shortest_s())
+        return max(float(self._roster.rest[connection.seat]) * (1 - _EAGERNESS), self._shortest_s())
 
     def _shortest_s(self) -> float:
         """The interval at which the fan-out uses no more than its share."""
@@ -105,55 +102,48 @@ class Schedule:
     async def run(self) -> NoReturn:
         """Serve for ever."""
         while True:
-            self._end_rests()
-            if self._ready:
-                self._serve_some()
+            now = self._clock()
+            if not len(self._ready):
+                self._ready = self._all_ready(now)
+            if len(self._ready):
+                self._serve_some(now)
                 await asyncio.sleep(0)
             else:
-                await self._wait()
+                await self._wait(now)
 
-    async def _wait(self) -> None:
+    def _all_ready(self, now: float) -> NDArray[np.intp]:
+        """Who has rested and was not yet looked at since the last call, who waited longest first."""
+        due = self._roster.due
+        ready = np.flatnonzero((due <= now) & (self._roster.looked != self._wakes))
+        return ready[np.argsort(due[ready], kind="stable")]
+
+    async def _wait(self, now: float) -> None:
         """Until a commit, a newcomer, or the end of somebody's rest."""
         self._woken.clear()
+        due = self._roster.due
+        first = float(due[due > now].min(initial=NEVER))
         timer = None
-        if self._turns:
-            delay = max(0.0, self._turns[0] * TURN_S - self._clock())
-            timer = asyncio.get_running_loop().call_later(delay, self._woken.set)
+        if first != NEVER:
+            # Who comes a little later is served with the first.
+            timer = asyncio.get_running_loop().call_later(first - now + TURN_S, self._woken.set)
         await self._woken.wait()
         if timer is not None:
             timer.cancel()
 
-    def _end_rests(self) -> None:
-        turn = int(self._clock() / TURN_S)
-        while self._turns and self._turns[0] <= turn:
-            ended = heapq.heappop(self._turns)
-            for connection in self._resting.pop(ended):
-                if connection.due == ended:
-                    self._make_ready(connection)
-
-    def _serve_some(self) -> None:
-        """Build the frames of some connections, then send them.
-
-        In turns, one by one, the interpreter's code and the kernel's would drive
-        each other out of the processor's caches, which costs a sixth of the whole.
-        """
-        started = self._clock()
-        taken = [self._ready.popleft() for _ in range(min(self._most_at(started), len(self._ready)))]
-        willing = [connection for connection in taken if self._is_willing(connection, started)]
-        shortest_s = self._shortest_s()
-        sent = 0
-        for connection, payloads in zip(willing, self._delivery.payloads_of(willing, started), strict=True):
-            if payloads:
-                connection.outlet.send(*payloads)
-                sent += 1
-                self._rest(connection, started + max(_own_interval_s(connection), shortest_s))
-            else:
-                self._pause(connection, started)
-        took = self._clock() - started
-        if sent:
-            self.cost_s = _smooth(self.cost_s, took / sent)
-        else:
-            self.look_s = _smooth(self.look_s, took / len(taken))
+    def _serve_some(self, started: float) -> None:
+        most = self._most_at(started)
+        taken, self._ready = self._ready[:most], self._ready[most:]
+        # Who was closed, or hurried and served, since they were put in order.
+        taken = taken[self._roster.due[taken] <= started]
+        if not len(taken):
+            return
+        turn = self._fanout.serve(taken, started)
+        if turn.left:
+            self._ready = np.concatenate([taken[-turn.left :], self._ready])
+        self._rest(turn.served, started)
+        self._pause(turn.idle, started)
+        self._pass_over(turn.full, started)
+        self._note_cost(turn, self._clock() - started)
 
     def _most_at(self, now: float) -> int:
         """How many connections a turn may serve."""
@@ -161,42 +151,35 @@ class Schedule:
             self._storm_until = now + _STORM_S
         return TOGETHER if now >= self._storm_until else _TOGETHER_IN_A_STORM
 
-    def _is_willing(self, connection: Connection, now: float) -> bool:
-        """Whether a connection can take something."""
-        if connection.is_closed:
-            self.connections -= 1
-            return False
-        if connection.outlet.is_full():
-            self.skipped += 1
-            self._rest(connection, now + self.interval_s(connection))
-            return False
-        return True
+    def _rest(self, seats: NDArray[np.intp], now: float) -> None:
+        """They were sent something. On average none gets more than it asked for: what comes late makes up for it."""
+        roster = self._roster
+        seats = seats[roster.due[seats] != NEVER]
+        rest = roster.rest[seats]
+        own = np.maximum(roster.due[seats] + rest, now + rest * (1 - _EAGERNESS))
+        roster.due[seats] = np.maximum(own, now + self._shortest_s())
 
-    def _pause(self, connection: Connection, now: float) -> None:
-        """There was nothing for a connection: park it. With many, looking at all of them
-        at each commit is work as well, so then they rest between looks.
+    def _pause(self, seats: NDArray[np.intp], now: float) -> None:
+        """There was nothing for them: they wait for the next call. With many, looking at all of them
+        each time is work as well, so then they rest between looks.
         """
+        roster = self._roster
         rest_s = self.connections * self.look_s / _BUSY_SHARE
-        if rest_s < TURN_S or connection.looked == self._delivery.ordinal:
-            connection.due = PARKED
-            self._parked.append(connection)
-        else:
-            self._rest(connection, now + rest_s)
-        connection.looked = self._delivery.ordinal
+        if rest_s >= TURN_S:
+            roster.due[seats[roster.due[seats] != NEVER]] = now + rest_s
+        roster.looked[seats] = self._wakes
 
-    def _rest(self, connection: Connection, until: float) -> None:
-        turn = max(1, int(until / TURN_S))
-        connection.due = turn
-        resting = self._resting.get(turn)
-        if resting is None:
-            resting = self._resting[turn] = []
-            heapq.heappush(self._turns, turn)
-        resting.append(connection)
+    def _pass_over(self, seats: NDArray[np.intp], now: float) -> None:
+        """Their clients are behind."""
+        if len(seats):
+            self.skipped += len(seats)
+            self._rest(seats, now)
 
-
-def _own_interval_s(connection: Connection) -> float:
-    own = connection.interval_s if connection.visible else max(connection.interval_s, _HIDDEN_INTERVAL_S)
-    return own * (1 - _EAGERNESS)
+    def _note_cost(self, turn: Turn, took: float) -> None:
+        if len(turn.served):
+            self.cost_s = _smooth(self.cost_s, took / len(turn.served))
+        elif len(turn.idle):
+            self.look_s = _smooth(self.look_s, took / len(turn.idle))
 
 
 def _smooth(known: float, measured: float) -> float:

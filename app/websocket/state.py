@@ -14,6 +14,7 @@ with them. A shard that is known to be away is not waited for.
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from itertools import count
 from typing import Literal
 
 from app.bus.messages import PnlFlush, PriceFlush, PriceHead
@@ -26,6 +27,7 @@ from app.websocket.health import SILENT_AFTER_S, StreamHealth
 from app.websocket.json_text import flag, json_text, quoted
 from app.websocket.lane import Lane, same_flush
 from app.websocket.mirror import PnlMirror, UserView
+from app.websocket.tables import Prices
 
 STAGING_S = 0.1
 """How long prices wait for the P&L of the same flush."""
@@ -36,10 +38,11 @@ _MOST_STAGED = 32
 class WatchedPrice:
     """The price of a symbol somebody here watches, encoded once per change for all of them."""
 
-    __slots__ = ("changed", "event_ms", "is_stale", "price", "symbol", "text")
+    __slots__ = ("changed", "event_ms", "is_stale", "price", "seat", "symbol", "text")
 
-    def __init__(self, symbol: str) -> None:
+    def __init__(self, symbol: str, seat: int) -> None:
         self.symbol = symbol
+        self.seat = seat
         self.price: Price | None = None
         self.event_ms = 0
         self.is_stale = False
@@ -66,8 +69,12 @@ class StreamState:
         """The newest prices, for REST: ahead of the stream by what is staged."""
         self.prices: dict[str, Price] = {}
         self.watched: dict[str, WatchedPrice] = {}
+        self.price_table = Prices()
+        self._unsaid: dict[WatchedPrice, None] = {}
+        """Those that the table does not have as they are."""
         self._is_wanted = is_wanted
-        self.lanes: tuple[Lane, ...] = (Lane(EVERYBODY, is_wanted, now),)
+        self._serials = count(1)
+        self.lanes: tuple[Lane, ...] = (Lane(EVERYBODY, is_wanted, now, self._serials),)
         self._layout = 0
         self._next: tuple[int, set[int]] = (0, set())
         """The newest layout that is not shown yet, and which of its shards were heard."""
@@ -225,7 +232,7 @@ class StreamState:
     def _split(self, shards: int, now: float) -> None:
         """Split the users anew: what was known of them is void, but for how far the stream has come."""
         before = self.lanes
-        self.lanes = tuple(Lane(shard, self._is_wanted, now) for shard in shards_of(shards))
+        self.lanes = tuple(Lane(shard, self._is_wanted, now, self._serials) for shard in shards_of(shards))
         for lane in self.lanes:
             for one in before:
                 lane.follow(one)
@@ -350,6 +357,7 @@ class StreamState:
         watched.is_stale = self._is_stale(price)
         watched.changed = self.ordinal
         watched.text = None
+        self._unsaid[watched] = None
         if not watched.is_stale and price.symbol not in self._in_expiring:
             self._in_expiring.add(price.symbol)
             heapq.heappush(self._expiring, (price.fresh_ms, price.symbol))
@@ -378,7 +386,7 @@ class StreamState:
         """Start encoding a symbol: its first watcher is here."""
         watched = self.watched.get(symbol)
         if watched is None:
-            watched = self.watched[symbol] = WatchedPrice(symbol)
+            watched = self.watched[symbol] = WatchedPrice(symbol, self.price_table.take())
             price = self.prices.get(symbol)
             if price is not None:
                 self._change(watched, price)
@@ -386,7 +394,16 @@ class StreamState:
 
     def unwatch(self, symbol: str) -> None:
         """Stop encoding a symbol: its last watcher is gone."""
-        self.watched.pop(symbol, None)
+        watched = self.watched.pop(symbol, None)
+        if watched is not None:
+            self._unsaid.pop(watched, None)
+            self.price_table.give_back(watched.seat)
+
+    def say_prices(self) -> None:
+        """Write into the table what changed since it was last done: each price once for all who watch it."""
+        for watched in self._unsaid:
+            self.price_table.say(watched.seat, watched.changed, watched.event_ms, watched.encoded())
+        self._unsaid.clear()
 
     def check_silence(self, now: float) -> bool:
         """Compare what arrived with the clock. True if something was committed because of it."""

@@ -1,6 +1,7 @@
 """The stream of one web process, put together: what the lifespan opens and the endpoint uses."""
 
 import asyncio
+import ctypes
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Set
 from contextlib import asynccontextmanager, suppress
@@ -17,11 +18,14 @@ from app.domain.shards import Shard
 from app.websocket.admission import Sessions
 from app.websocket.announcer import Announcer, InterestOutlet
 from app.websocket.answers import Answers
+from app.websocket.compiled import Unusable, load
 from app.websocket.delivery import Delivery
 from app.websocket.events import EventNotice, EventRelay, EventSource
+from app.websocket.fanout import Fanout
 from app.websocket.follower import Follower
 from app.websocket.limits import StreamLimits
 from app.websocket.manager import ConnectionManager
+from app.websocket.roster import Roster
 from app.websocket.schedule import Schedule
 from app.websocket.state import StreamState
 from app.websocket.sweep import SessionSweep
@@ -40,6 +44,7 @@ class Stream:
     def __init__(
         self,
         *,
+        library: ctypes.CDLL | None,
         redis: "Redis",
         instance_id: str,
         limits: StreamLimits,
@@ -62,7 +67,8 @@ class Stream:
         self._clock = clock
         self.state = StreamState(stale_after_ms=prices_stale_after_ms, is_wanted=self._is_wanted, now=clock())
         self._delivery = Delivery(self.state)
-        self.schedule = Schedule(self._delivery, clock)
+        roster = Roster()
+        self.schedule = Schedule(Fanout(self.state, roster, self._delivery, library), roster, clock)
         self._relay = EventRelay(events, self._deliver, self._give_up)
         self._announcer = Announcer(
             interest,
@@ -71,7 +77,7 @@ class Stream:
             on_bus=lambda is_down: self.state.health.note_bus(is_down=is_down),
             clock=clock,
         )
-        self.manager = ConnectionManager(self.state, self.schedule, self._relay, self._announcer, limits, clock)
+        self.manager = ConnectionManager(self.state, self.schedule, roster, self._relay, self._announcer, limits, clock)
         self.answers = Answers(
             state=self.state,
             delivery=self._delivery,
@@ -203,6 +209,15 @@ class Stream:
         self._ask_every_s = min(self._ask_every_s * 2, _ASK_LAST_S)
 
 
+def _compiled() -> ctypes.CDLL | None:
+    """The compiled part of the fan-out; where there is none, all is done without, at more CPU."""
+    try:
+        return load()
+    except Unusable as error:
+        log.warning("stream.not_compiled", reason=str(error))
+        return None
+
+
 @asynccontextmanager
 async def open_stream(
     *,
@@ -225,7 +240,9 @@ async def open_stream(
     with everything closed: it calls ``on_crash``, which is to end the process
     in good order.
     """
+    library = _compiled()
     stream = Stream(
+        library=library,
         redis=redis,
         instance_id=instance_id,
         limits=limits,

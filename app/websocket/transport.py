@@ -29,6 +29,7 @@ from websockets.protocol import Protocol as Codec
 
 from app.domain.protocol import Close
 from app.websocket.handshake import BadHandshake, Opening, denial, read_opening, switching
+from app.websocket.outlet import FULL, NOT_DIRECT
 from app.websocket.plain_frames import plain_frames
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class RawWebSocket(asyncio.Protocol):
         "_config",
         "_control_frames",
         "_cut",
+        "_descriptor",
         "_early",
         "_fragments",
         "_handshake",
@@ -114,6 +116,7 @@ class RawWebSocket(asyncio.Protocol):
         self._app_state = app_state
         self.loop = _loop or asyncio.get_running_loop()
         self.transport: Transport
+        self._descriptor = NOT_DIRECT
         self._handshake: _Handshake | asyncio.Task[None] | None = None
         self._held: list[bytes] | None = None
         self._codec: Codec | None = None
@@ -152,6 +155,17 @@ class RawWebSocket(asyncio.Protocol):
             self._write(_header(len(payloads[0])) + payloads[0])
             return
         self._write(b"".join([part for payload in payloads for part in (_header(len(payload)), payload)]))
+
+    def descriptor(self) -> int:
+        """The socket, where all that was sent before has been handed to it."""
+        transport = self.transport
+        if transport.get_write_buffer_size():
+            return FULL if self._is_paused else NOT_DIRECT
+        return NOT_DIRECT if self._is_over or transport.is_closing() else self._descriptor
+
+    def send_rest(self, data: bytes) -> None:
+        """Send what the socket did not take of a frame."""
+        self.transport.write(data)
 
     def close(self, code: Close, reason: str) -> None:
         """Say goodbye without waiting: the reader is told, and a client that does not listen is cut off."""
@@ -242,6 +256,8 @@ class RawWebSocket(asyncio.Protocol):
     def accept(self, answer: bytes) -> None:
         """Open the conversation. For the handshake alone."""
         self._write(answer)
+        if not is_ssl(self.transport):
+            self._descriptor = self.transport.get_extra_info("socket").fileno()
         self._is_open = True
         self._schedule_ping()
         early, self._early = self._early, b""

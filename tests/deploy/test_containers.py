@@ -103,7 +103,7 @@ def test_web_is_given_time_to_drain() -> None:
 
 def test_every_stage_of_the_image_starts_from_a_pinned_version() -> None:
     bases = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
-    assert len(bases) == 3
+    assert len(bases) == 4
     assert all(re.search(r":\d+(\.\d+)?-", base) for base in bases)
 
 

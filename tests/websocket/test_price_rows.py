@@ -15,7 +15,7 @@ _STRICT = msgspec.json.Decoder(PriceRow)
 
 def encoded(price: Price) -> dict[str, Any]:
     """A row as it goes out; it is of the protocol's form."""
-    watched = WatchedPrice(price.symbol)
+    watched = WatchedPrice(price.symbol, 0)
     watched.price = price
     _STRICT.decode(watched.encoded())
     row: dict[str, Any] = msgspec.json.decode(watched.encoded())

@@ -11,6 +11,9 @@ from app.domain.protocol import Close
 from app.websocket.admission import Identity
 from app.websocket.connection import Connection
 from app.websocket.delivery import Delivery
+from app.websocket.fanout import Fanout
+from app.websocket.outlet import FULL, NOT_DIRECT
+from app.websocket.roster import Roster
 from app.websocket.schedule import Schedule
 from app.websocket.state import StreamState
 from tests.websocket.conftest import until
@@ -30,6 +33,12 @@ class KeptFrames:
 
     def send(self, *payloads: bytes) -> None:
         self.frames.extend(payloads)
+
+    def descriptor(self) -> int:
+        return FULL if self.full else NOT_DIRECT
+
+    def send_rest(self, data: bytes) -> None:
+        raise AssertionError
 
     def close(self, code: Close, reason: str) -> None:
         self.close_code = code
@@ -55,13 +64,14 @@ class Room:
         self.state.commit_overdue(1.0)
         self.state.check_silence(1.5)
         self.delivery = CountingDelivery(self.state)
-        self.schedule = Schedule(self.delivery, time.monotonic)
+        self.roster = Roster()
+        self.schedule = Schedule(Fanout(self.state, self.roster, self.delivery), self.roster, time.monotonic)
         self.flush_number = 1
 
     def enter(self, hz: float = 1000, symbol: str = "BTCUSDT") -> tuple[Connection, KeptFrames]:
         outlet = KeptFrames()
         identity = Identity("alice", "s", 2**52)
-        connection = Connection("c", identity, None, outlet, hz)
+        connection = Connection("c", identity, None, outlet, hz, self.roster)
         connection.flushes = self.state.flushes
         connection.status = self.state.health.version
         connection.watched[symbol] = self.state.watch(symbol)
@@ -147,7 +157,7 @@ async def test_the_interval_grows_with_the_load() -> None:
     room = Room()
     connection, _ = room.enter(hz=10)
     alone = room.schedule.interval_s(connection)
-    room.schedule.connections = 20_000
+    room.roster.serving = 20_000
     assert alone < 0.1
     assert room.schedule.interval_s(connection) > 0.4
 
@@ -185,7 +195,9 @@ async def test_who_has_figures_is_told_sooner_that_no_more_come_than_who_waits_f
     state.offer_prices(price_flush(1), 0.0)
     delivery = Delivery(state)
     told: dict[str, list[float]] = {"shown before": [], "first": []}
-    connections = {name: Connection(name, Identity("alice", "s", 2**52), None, KeptFrames(), 10) for name in told}
+    connections = {
+        name: Connection(name, Identity("alice", "s", 2**52), None, KeptFrames(), 10, Roster()) for name in told
+    }
     for connection in connections.values():
         connection.wants_pnl = True
         connection.status = state.health.version

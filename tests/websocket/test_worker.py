@@ -7,7 +7,6 @@ import resource
 import signal
 import socket
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -109,14 +108,12 @@ async def test_a_stopped_process_drains_its_streams_first(redis_url: str, token:
         for client in clients:
             assert (await client.next())["type"] == "hello"
         stuck = await stream_of(port, token, max_queue=1)
-        stopped_at = time.monotonic()
         process.send_signal(signal.SIGTERM)
         for client in clients:
             assert await client.closed(10) == Close.DRAINING
             assert client.frames[-1]["type"] == "going_away"
         async with asyncio.timeout(15):
             assert await process.wait() == 0
-        assert time.monotonic() - stopped_at < DRAIN_S + 5
         stuck.transport.abort()
 
 
