@@ -20,7 +20,7 @@ from gunicorn.arbiter import Arbiter
 from uvicorn_worker import UvicornWorker
 
 from app.entry.logging import configure_logging
-from app.http_protocol import BoundedHttp
+from app.http_protocol import FrontDoor
 from app.settings import Settings
 from app.websocket.descriptors import connections_permitted
 from app.websocket.stream import Stream
@@ -113,7 +113,7 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
     """uvicorn's configuration."""
     return {
         "loop": "uvloop",
-        "http": BoundedHttp,
+        "http": FrontDoor,
         "ws": bounded(settings.stream_backlog_bytes, settings.stream_stall_s),
         "ws_max_size": settings.stream_max_message_bytes,
         "ws_ping_interval": 20,

@@ -77,11 +77,13 @@ class Interest(msgspec.Struct, frozen=True):
     shard: str | None = None
 
 
-class RowUpdate(msgspec.Struct, frozen=True):
+class RowUpdate(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One position as a web instance keeps it: the whole row, and the slot of its figures.
 
     ``statement`` is the ``Position`` of the contract without the figures that
-    move with the price. ``slot`` is unique within a book epoch and never reused.
+    move with the price, as JSON without its closing brace: what reads it only
+    adds to it. ``cost_basis`` and ``realized_pnl`` are integers of 1e-18 in the
+    settle asset. ``slot`` is unique within a book epoch and never reused.
     ``mark`` names the :class:`MarkUpdate` that values it. Figures by slot are in
     the settle asset; where that is not the user's currency, the receiver converts
     market value and cost at the :class:`RateUpdate` of the two.
@@ -93,8 +95,11 @@ class RowUpdate(msgspec.Struct, frozen=True):
     mark: str
     version: int
     is_open: bool
+    is_inverse: bool
+    settle_asset: str
     cost_basis: str
-    statement: dict[str, Any]
+    realized_pnl: str
+    statement: str
 
 
 class BalanceUpdate(msgspec.Struct, frozen=True, array_like=True):

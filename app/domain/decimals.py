@@ -32,6 +32,7 @@ STATE_QUANTUM = Decimal(1).scaleb(-36)
 """The finest step of ledger state: the product of two 18-place numbers is exact in it."""
 
 _UNIT_QUANTUM = Decimal(1).scaleb(-SCALE)
+_POWERS: tuple[int, ...] = tuple(10**places for places in range(SCALE + 1))
 
 # 72 digits hold the product of two 36-digit numbers; the rest is room for sums
 # over many of them and for the product that precedes a division.
@@ -102,6 +103,24 @@ def quantize_state(value: Decimal) -> Decimal:
 def to_units(value: Decimal) -> int:
     """Round half to even to 1e-18 and give the integer number of units."""
     return int(_scaleb(_quantize(value, _UNIT_QUANTUM), SCALE)) if value else 0
+
+
+def published(value: Decimal) -> str:
+    """A leaf as it is published: rounded half to even to 1e-18, written plainly."""
+    if not value:
+        return "0"
+    text = format_decimal(value)
+    if len(text) - text.find(".") > SCALE + 1 and "." in text:
+        return format_decimal(value.quantize(_UNIT_QUANTUM, context=_EXACT))
+    return text
+
+
+def published_units(text: str) -> int:
+    """The units of a leaf as it was published, which is a third of the time of reading a decimal."""
+    if text == "0":
+        return 0
+    whole, _, fraction = text.partition(".")
+    return int(whole + fraction) * _POWERS[SCALE - len(fraction)]
 
 
 def convert_units(units: int, rate: Decimal) -> int:

@@ -6,13 +6,17 @@ times as RFC 3339 in UTC, unknown as None.
 
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
+
+import msgspec
 
 from app.domain.decimals import format_decimal, format_units
 from app.domain.ledger import entry_price
-from app.domain.positions import Position, realized_of, reported_of
 from app.domain.prices import Price
 from app.domain.valuation import Totals, Valued
+
+_encoder = msgspec.json.Encoder()
+_TO_THE_MICROSECOND: Final = len('"2026-01-01T00:00:00.000000Z"')
 
 
 def position_statement(valued: Valued) -> dict[str, Any]:
@@ -57,45 +61,6 @@ def position_statement(valued: Valued) -> dict[str, Any]:
         "status": position.status,
         "opened_at": timestamp(position.opened_at),
         "updated_at": timestamp(position.updated_at),
-        "closed_at": None if position.closed_at is None else timestamp(position.closed_at),
-        "version": position.version,
-    }
-
-
-def standing_statement(position: Position, cost_basis: int) -> dict[str, Any]:
-    """What of :func:`position_statement` does not move with a price or a rate; ``cost_basis`` is that of the position.
-
-    A takeover writes a hundred thousand of these before everybody is told again.
-    """
-    state, instrument, realized = position.state, position.instrument, realized_of(position)
-    quantity = format_decimal(state.signed_qty)
-    net = format_units(realized.net)
-    opened_at = timestamp(position.opened_at)
-    return {
-        "position_id": position.position_id,
-        "account_id": position.account_id,
-        "symbol": position.symbol,
-        "market": instrument.market,
-        "position_side": position.position_side,
-        "side": position.side,
-        "quantity": quantity.removeprefix("-"),
-        "signed_qty": quantity,
-        "entry_price": _decimal(entry_price(instrument, state)),
-        "cost_basis": format_units(cost_basis),
-        "realized_pnl": net,
-        "realized_pnl_gross": format_units(realized.gross),
-        "fees": format_units(realized.fees),
-        "fees_unpriced": {asset: format_decimal(fee) for asset, fee in state.fees_unpriced.items()},
-        "funding": format_units(realized.funding),
-        "settle_asset": instrument.settle,
-        "realized_pnl_reported": net if position.converted is None else format_units(reported_of(position).net),
-        "strategy": position.strategy or None,
-        "note": position.note or None,
-        "take_profit": _decimal(position.take_profit),
-        "stop_loss": _decimal(position.stop_loss),
-        "status": position.status,
-        "opened_at": opened_at,
-        "updated_at": opened_at if position.updated_at == position.opened_at else timestamp(position.updated_at),
         "closed_at": None if position.closed_at is None else timestamp(position.closed_at),
         "version": position.version,
     }
@@ -148,7 +113,9 @@ def timestamp(moment: datetime) -> str:
     """RFC 3339 in UTC with ``Z`` and milliseconds."""
     if moment.tzinfo is not UTC:
         moment = moment.astimezone(UTC)
-    return moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+    # Quoted, and to the microsecond, but for a whole second: a tenth of the time of isoformat.
+    text = _encoder.encode(moment).decode()
+    return f"{text[1:24]}Z" if len(text) == _TO_THE_MICROSECOND else f"{text[1:20]}.000Z"
 
 
 def _rate(valued: Valued) -> str | None:

@@ -6,11 +6,11 @@ the server's own origin or a configured one. A program without an Origin must
 bring a bearer token, which no browser attaches by itself.
 """
 
-from collections.abc import Collection, Mapping
-from typing import Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import msgspec
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, cookie_parser
 
 from app.domain.protocol import SUBPROTOCOL
 
@@ -52,15 +52,41 @@ class Refusal(msgspec.Struct, frozen=True):
     retry_after_s: int | None = None
 
 
-async def admit(connection: HTTPConnection, sessions: Sessions, origins: Collection[str]) -> Identity | Refusal:
+class Asking(NamedTuple):
+    """What a handshake says that matters here. Headers as they came; a cookie or an origin may be there twice."""
+
+    address: str | None
+    scheme: str
+    host: str | None
+    origins: Sequence[str]
+    authorization: str
+    cookies: Sequence[str]
+    subprotocols: Sequence[str]
+
+
+def asking_of(connection: HTTPConnection) -> Asking:
+    """What an ASGI server made of a handshake."""
+    headers = connection.headers
+    return Asking(
+        address=connection.client.host if connection.client is not None else None,
+        scheme=connection.scope["scheme"],
+        host=headers.get("host"),
+        origins=headers.getlist("origin"),
+        authorization=headers.get("authorization", ""),
+        cookies=headers.getlist("cookie"),
+        subprotocols=connection.scope.get("subprotocols", ()),
+    )
+
+
+async def admit(asking: Asking, sessions: Sessions, origins: Collection[str]) -> Identity | Refusal:
     """Decide about one handshake."""
-    token = _bearer_token(connection)
-    if not _is_origin_allowed(connection, origins, has_token=token is not None):
+    token = _bearer_token(asking)
+    if not _is_origin_allowed(asking, origins, has_token=token is not None):
         return Refusal(403, "wrong_origin", "Wrong origin", "This origin may not open the stream.")
-    if SUBPROTOCOL not in connection.scope.get("subprotocols", ()):
+    if SUBPROTOCOL not in asking.subprotocols:
         return Refusal(400, "wrong_subprotocol", "Wrong subprotocol", f"Offer the subprotocol {SUBPROTOCOL}.")
     try:
-        identity = await (sessions.by_cookie(connection.cookies) if token is None else sessions.by_token(token))
+        identity = await (sessions.by_cookie(_cookies(asking)) if token is None else sessions.by_token(token))
     except SessionsUnavailable:
         return Refusal(503, "unavailable", "Unavailable", "Sessions cannot be checked at the moment.", 2)
     if identity is None:
@@ -70,22 +96,28 @@ async def admit(connection: HTTPConnection, sessions: Sessions, origins: Collect
     return identity
 
 
-def _bearer_token(connection: HTTPConnection) -> str | None:
-    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+def _bearer_token(asking: Asking) -> str | None:
+    scheme, _, token = asking.authorization.partition(" ")
     return token.strip() if scheme.lower() == "bearer" and token.strip() else None
 
 
-def _is_origin_allowed(connection: HTTPConnection, origins: Collection[str], *, has_token: bool) -> bool:
+def _cookies(asking: Asking) -> dict[str, str]:
+    cookies: dict[str, str] = {}
+    for header in asking.cookies:
+        cookies.update(cookie_parser(header))
+    return cookies
+
+
+def _is_origin_allowed(asking: Asking, origins: Collection[str], *, has_token: bool) -> bool:
     """Exact comparison, scheme and port included; browsers send origins in lower case and without default ports."""
-    sent = connection.headers.getlist("origin")
+    sent = asking.origins
     if not sent:
         return has_token
-    return len(sent) == 1 and (sent[0] in origins or sent[0] == _own_origin(connection))
+    return len(sent) == 1 and (sent[0] in origins or sent[0] == _own_origin(asking))
 
 
-def _own_origin(connection: HTTPConnection) -> str | None:
-    host = connection.headers.get("host")
-    if not host:
+def _own_origin(asking: Asking) -> str | None:
+    if not asking.host:
         return None
-    scheme = "https" if connection.scope["scheme"] in {"wss", "https"} else "http"
-    return f"{scheme}://{host}"
+    scheme = "https" if asking.scheme in {"wss", "https"} else "http"
+    return f"{scheme}://{asking.host}"

@@ -11,9 +11,10 @@ from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.domain.protocol import SUBPROTOCOL
-from app.websocket.admission import Identity, Refusal, admit
+from app.websocket.admission import Asking, Identity, Refusal, admit, asking_of
 from app.websocket.asyncapi import document as asyncapi_document
 from app.websocket.conversation import Conversation, begin
+from app.websocket.handshake import STREAM_PATH, denial, switching
 from app.websocket.outlet import QueuedOutlet
 from app.websocket.stream import Stream
 from app.websocket.transport import RAW_FRAMES, RawWebSocket
@@ -22,8 +23,6 @@ log = structlog.get_logger(__name__)
 
 router = APIRouter()
 
-_PATH = "/api/v1/stream"
-
 
 @router.get("/asyncapi.json", include_in_schema=False)
 async def asyncapi() -> Response:
@@ -31,7 +30,7 @@ async def asyncapi() -> Response:
     return Response(asyncapi_document(), media_type="application/json")
 
 
-@router.get(_PATH, include_in_schema=False)
+@router.get(STREAM_PATH, include_in_schema=False)
 async def stream_without_upgrade(request: Request) -> Response:
     """Tell a program that asks by plain HTTP what it is to do."""
     refusal = Refusal(426, "upgrade_required", "WebSocket only", f"Open a WebSocket; subprotocol {SUBPROTOCOL}.")
@@ -46,22 +45,48 @@ async def stream(websocket: WebSocket) -> None:
     The lifespan puts the process's :class:`Stream` into its state as ``stream``.
     """
     opened = cast("Stream", websocket.state.stream)
-    address = websocket.client.host if websocket.client is not None else None
-    with opened.manager.letting_in():
-        verdict = opened.manager.refusal(address) or await admit(websocket, opened.sessions, opened.origins)
-    # Asked again, for others of a crowd were admitted meanwhile.
-    verdict = opened.manager.refusal(address) or verdict
+    asking = asking_of(websocket)
+    verdict = await _verdict(opened, asking)
     if isinstance(verdict, Refusal):
         await websocket.send_denial_response(_problem(verdict))
         return
     await websocket.accept(subprotocol=SUBPROTOCOL)
     raw: RawWebSocket | None = websocket.scope.get("extensions", {}).get(RAW_FRAMES)
     if raw is not None:
-        conversation = begin(opened, verdict, address, raw)
-        if conversation is not None:
-            raw.take_over(conversation)
+        _converse(opened, verdict, asking, raw)
         return
-    await _converse_queued(websocket, opened, verdict, address)
+    await _converse_queued(websocket, opened, verdict, asking.address)
+
+
+async def stream_directly(opened: Stream, asking: Asking, accept: str, raw: RawWebSocket) -> None:
+    """The same for a handshake that :class:`app.http_protocol.FrontDoor` has read, without ASGI.
+
+    ``accept`` answers the client's key.
+    """
+    verdict = await _verdict(opened, asking)
+    if raw.is_lost:
+        return
+    if isinstance(verdict, Refusal):
+        answer = _problem(verdict)
+        raw.answer_denied(denial(answer.status_code, answer.raw_headers, bytes(answer.body)))
+        return
+    with raw.in_one_write():
+        raw.accept(switching(accept, SUBPROTOCOL))
+        _converse(opened, verdict, asking, raw)
+
+
+async def _verdict(opened: Stream, asking: Asking) -> Identity | Refusal:
+    """Whether a client is let in, and as whom."""
+    with opened.manager.letting_in():
+        verdict = opened.manager.refusal(asking.address) or await admit(asking, opened.sessions, opened.origins)
+    # Asked again, for others of a crowd were admitted meanwhile.
+    return opened.manager.refusal(asking.address) or verdict
+
+
+def _converse(opened: Stream, identity: Identity, asking: Asking, raw: RawWebSocket) -> None:
+    conversation = begin(opened, identity, asking.address, raw)
+    if conversation is not None:
+        raw.take_over(conversation)
 
 
 async def _converse_queued(websocket: WebSocket, opened: Stream, identity: Identity, address: str | None) -> None:
@@ -121,11 +146,11 @@ class StreamFirst:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket" and scope["path"] == _PATH:
+        if scope["type"] == "websocket" and scope["path"] == STREAM_PATH:
             await stream(WebSocket(scope, receive, send))
         else:
             await self._app(scope, receive, send)
 
 
 # Starlette's own kind of route: FastAPI's adds to each handshake what this one has no use for.
-router.routes.append(WebSocketRoute(_PATH, stream))
+router.routes.append(WebSocketRoute(STREAM_PATH, stream))

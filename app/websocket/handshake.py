@@ -3,7 +3,8 @@
 import base64
 import binascii
 import email.utils
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Final, NamedTuple
 from urllib.parse import unquote
@@ -13,6 +14,15 @@ from websockets.utils import accept_key
 _MOST_HEADERS: Final = 128
 _LONGEST_LINE: Final = 8190
 _VERSION: Final = b"13"
+
+STREAM_PATH: Final = "/api/v1/stream"
+
+_LONGEST_PLAIN: Final = 8190
+_PLAIN_HEAD: Final = re.compile(
+    rb"GET " + STREAM_PATH.encode() + rb"(?:\?[!-~]*)? HTTP/1\.1\r\n"
+    rb"((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*\r\n)+)\r\n"
+)
+_UNUSUAL: Final = frozenset({"content-length", "transfer-encoding", "expect"})
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -34,6 +44,40 @@ class Opening(NamedTuple):
     headers: Headers
     accept: str
     subprotocols: list[str]
+
+
+class PlainOpening(NamedTuple):
+    """An opening of the stream as every browser sends it: each header once, by its name in lower case."""
+
+    headers: dict[str, str]
+    accept: str
+    subprotocols: list[str]
+    rest: bytes
+    """What was sent after it."""
+
+
+def read_plain_opening(data: bytes) -> PlainOpening | None:
+    """Read the whole head of a request to open the stream, where there is nothing to object to; else None.
+
+    Narrower than HTTP: what is not read here is read by the server's parser, which answers what is wrong with it.
+    """
+    found = _PLAIN_HEAD.match(data, 0, _LONGEST_PLAIN)
+    if found is None:
+        return None
+    lines = found[1].decode("latin-1").split("\r\n")
+    headers = {name.lower(): value.strip(" \t") for name, _, value in (line.partition(":") for line in lines[:-1])}
+    key = headers.get("sec-websocket-key", "").encode("latin-1")
+    if len(headers) < len(lines) - 1 or len(lines) > _MOST_HEADERS or not _opens_websocket(headers) or not _is_key(key):
+        return None
+    offered = headers.get("sec-websocket-protocol", "").split(",")
+    subprotocols = [name.strip() for name in offered if name.strip()]
+    return PlainOpening(headers, accept_key(key.decode("ascii")), subprotocols, data[found.end() :])
+
+
+def _opens_websocket(headers: Mapping[str, str]) -> bool:
+    tokens = [token.strip() for token in headers.get("connection", "").lower().split(",")]
+    is_upgrade = "upgrade" in tokens and headers.get("upgrade", "").lower() == "websocket"
+    return is_upgrade and headers.get("sec-websocket-version") == "13" and _UNUSUAL.isdisjoint(headers)
 
 
 def read_opening(head: bytes) -> Opening:

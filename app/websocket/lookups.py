@@ -22,13 +22,13 @@ class Overrun(Exception):
 
 
 class _Batch(Generic[Key, Found]):
-    """Keys that are asked for together. ``failure`` stands in for all answers."""
+    """Keys that are asked for together, and who waits for the answers. ``failure`` stands in for all of them."""
 
     def __init__(self) -> None:
         self.keys: list[Key] = []
+        self.waiting: list[asyncio.Future[None]] = []
         self.answers: Sequence[Found | Exception] = ()
         self.failure: Exception = Overrun("nobody asked")
-        self.is_answered = asyncio.Event()
 
     def answer(self, index: int) -> Found:
         if not self.answers:
@@ -37,6 +37,12 @@ class _Batch(Generic[Key, Found]):
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def wake(self) -> None:
+        for waiter in self.waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+        self.waiting.clear()
 
 
 class Lookups(Generic[Key, Found]):
@@ -68,10 +74,7 @@ class Lookups(Generic[Key, Found]):
             raise Overrun("too many are waiting")
         self._waiting += 1
         try:
-            async with asyncio.timeout(self._within_s):
-                return await self._find(key)
-        except TimeoutError:
-            raise Overrun(f"no answer within {self._within_s:g} s") from None
+            return await self._find(key)
         finally:
             self._waiting -= 1
 
@@ -80,10 +83,32 @@ class Lookups(Generic[Key, Found]):
         index = len(batch.keys)
         batch.keys.append(key)
         if leads:
-            await self._answer(batch)
+            try:
+                async with asyncio.timeout(self._within_s):
+                    await self._answer(batch)
+            except TimeoutError:
+                raise self._too_late() from None
         else:
-            await batch.is_answered.wait()
+            await self._follow(batch)
         return batch.answer(index)
+
+    async def _follow(self, batch: _Batch[Key, Found]) -> None:
+        """Wait for who asks for the batch. Its own timer: in a crowd, a context for each costs more than the rest."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        batch.waiting.append(waiter)
+        timer = loop.call_later(self._within_s, self._give_up, waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+
+    def _give_up(self, waiter: asyncio.Future[None]) -> None:
+        if not waiter.done():
+            waiter.set_exception(self._too_late())
+
+    def _too_late(self) -> Overrun:
+        return Overrun(f"no answer within {self._within_s:g} s")
 
     def _join(self) -> tuple[_Batch[Key, Found], bool]:
         """The batch that is being gathered, and whether it is a new one."""
@@ -105,4 +130,4 @@ class Lookups(Generic[Key, Found]):
             # Also where the leader was cancelled: the others must not wait for him.
             if self._gathering is batch:
                 self._gathering = None
-            batch.is_answered.set()
+            batch.wake()

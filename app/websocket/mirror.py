@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.bus.messages import MarkUpdate, PnlFlush, RateUpdate, RowUpdate, UserUpdate
-from app.domain.decimals import format_units, to_units
+from app.domain.decimals import format_units
 from app.websocket.figures import RowFigures, UserFigures, seats_of
 from app.websocket.json_text import flag, json_text
 from app.websocket.tables import Marks
@@ -103,12 +103,11 @@ class Row:
         self.symbol = intern(update.symbol)
         self.mark = mark
         self.cost_basis = int(update.cost_basis)
-        self.realized_pnl = to_units(Decimal(update.statement["realized_pnl"]))
-        self.is_inverse = update.statement["market"] == "inverse"
-        settle: str = update.statement["settle_asset"]
-        self.pair = None if settle == currency else (settle, currency)
+        self.realized_pnl = int(update.realized_pnl)
+        self.is_inverse = update.is_inverse
+        self.pair = None if update.settle_asset == currency else (update.settle_asset, currency)
         """Which rate it is reported at, None where nothing is to be converted."""
-        self.statement = json_text(update.statement)[:-1]
+        self.statement = update.statement
         """What does not move with the price, as a JSON object without its end: a third of a dictionary."""
         self.changed = changed
         self.head = f'{{"position_id":{json_text(update.position_id)},"symbol":{json_text(update.symbol)},'

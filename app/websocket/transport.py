@@ -6,9 +6,11 @@ all that a handshake needs. From then on messages are handed to a reader as they
 come, and encoded frames are written straight to the transport. On any other
 server the endpoint does without.
 
-What arrives is read by the sans-I/O protocol of ``websockets``; uvicorn only
-finds the class by its ``ws`` option, makes one for each upgrade and ends it by
-``shutdown``.
+A handshake that :class:`app.http_protocol.FrontDoor` has read itself is decided
+by a task of its own, without ASGI. What arrives is read by the sans-I/O protocol
+of ``websockets``, which is made once something comes that is more than a whole
+text or a pong; uvicorn only finds the class by its ``ws`` option, makes one for
+each upgrade and ends it by ``shutdown``.
 """
 
 import asyncio
@@ -28,6 +30,7 @@ from websockets.protocol import Protocol as Codec
 from app.domain.protocol import Close
 from app.websocket.handshake import BadHandshake, Opening, denial, read_opening, switching
 from app.websocket.outlet import FULL, NOT_DIRECT
+from app.websocket.plain_frames import plain_frames
 
 if TYPE_CHECKING:
     from uvicorn import Config
@@ -48,6 +51,7 @@ _LAST_WORDS_S: Final = 2.0
 """How long a closing client has to take the close frame before the connection is cut."""
 _GOING_DOWN: Final = 1012
 _PING: Final = b"\x89\x04"
+_LARGE_BYTES: Final = 8192
 
 
 class Reader(Protocol):
@@ -77,8 +81,10 @@ class RawWebSocket(asyncio.Protocol):
         "_early",
         "_fragments",
         "_handshake",
+        "_held",
         "_inbox",
         "_is_lost",
+        "_is_open",
         "_is_over",
         "_is_paused",
         "_message",
@@ -111,14 +117,15 @@ class RawWebSocket(asyncio.Protocol):
         self.loop = _loop or asyncio.get_running_loop()
         self.transport: Transport
         self._descriptor = NOT_DIRECT
-        self._handshake: _Handshake | None = None
+        self._handshake: _Handshake | asyncio.Task[None] | None = None
+        self._held: list[bytes] | None = None
         self._codec: Codec | None = None
         self._reader: Reader | None = None
         self._early = b""
         self._inbox: deque[str | None] | None = None
         self._message: list[bytes] | None = None
         self._working: asyncio.Task[None] | None = None
-        self._is_paused = self._is_over = self._is_lost = False
+        self._is_open = self._is_paused = self._is_over = self._is_lost = False
         self._stalled: asyncio.TimerHandle | None = None
         self._cut: asyncio.TimerHandle | None = None
         self._ping: bytes | None = None
@@ -145,9 +152,9 @@ class RawWebSocket(asyncio.Protocol):
         if self._is_over or self.transport.is_closing():
             return
         if len(payloads) == 1:
-            self.transport.write(_header(len(payloads[0])) + payloads[0])
+            self._write(_header(len(payloads[0])) + payloads[0])
             return
-        self.transport.write(b"".join([part for payload in payloads for part in (_header(len(payload)), payload)]))
+        self._write(b"".join([part for payload in payloads for part in (_header(len(payload)), payload)]))
 
     def descriptor(self) -> int:
         """The socket, where all that was sent before has been handed to it."""
@@ -182,7 +189,7 @@ class RawWebSocket(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """The server stops."""
-        if self._codec is None:
+        if not self._is_open:
             self._refuse(500, "The server is shutting down.")
         elif not self._is_over:
             self._close(_GOING_DOWN, "")
@@ -203,8 +210,8 @@ class RawWebSocket(asyncio.Protocol):
         self._work_on()
 
     def data_received(self, data: bytes) -> None:
-        if self._codec is not None:
-            self._read(self._codec, data)
+        if self._is_open:
+            self._read(data)
         elif self._handshake is None:
             self._open(data)
         elif len(self._early) + len(data) > _MOST_EARLY_BYTES:
@@ -213,6 +220,26 @@ class RawWebSocket(asyncio.Protocol):
             self._early += data
 
     # The handshake.
+
+    def decide(self, decision: Coroutine[Any, Any, None], early: bytes) -> None:
+        """Have a handshake decided that was read elsewhere. ``early`` is what came behind it.
+
+        The decision calls :meth:`accept` and :meth:`take_over`, or :meth:`answer_denied`; not for one who is lost.
+        """
+        task = self._handshake = self.loop.create_task(self._carry_out(decision))
+        self._state.tasks.add(task)
+        task.add_done_callback(self._state.tasks.discard)
+        if early:
+            self.data_received(early)
+
+    async def _carry_out(self, decision: Coroutine[Any, Any, None]) -> None:
+        try:
+            await decision
+        except Exception:
+            log.exception("Exception while a handshake was decided")
+        if not self._is_open and not self.is_lost:
+            self.answer_denied(denial(500, [], b"Internal Server Error"))
+        self.finish_handshake()
 
     def _open(self, data: bytes) -> None:
         head, _, self._early = data.partition(b"\r\n\r\n")
@@ -228,14 +255,14 @@ class RawWebSocket(asyncio.Protocol):
 
     def accept(self, answer: bytes) -> None:
         """Open the conversation. For the handshake alone."""
-        self.transport.write(answer)
+        self._write(answer)
         if not is_ssl(self.transport):
             self._descriptor = self.transport.get_extra_info("socket").fileno()
-        self._codec = Codec(SERVER, state=OPEN, max_size=self._config.ws_max_size, logger=log)
+        self._is_open = True
         self._schedule_ping()
         early, self._early = self._early, b""
         if early:
-            self._read(self._codec, early)
+            self._read(early)
 
     def answer_denied(self, answer: bytes) -> None:
         """Answer by something else than a conversation. For the handshake alone."""
@@ -259,9 +286,58 @@ class RawWebSocket(asyncio.Protocol):
     def _refuse(self, status: int, detail: str) -> None:
         self.answer_denied(denial(status, (), detail.encode()))
 
+    # What goes out.
+
+    def in_one_write(self) -> "_OneWrite":
+        """A block in which what is sent is gathered: a write costs ten times what its bytes do."""
+        return _OneWrite(self)
+
+    def hold(self) -> bool:
+        """Begin to gather. For that block alone: whether nobody did already."""
+        is_first = self._held is None
+        if is_first:
+            self._held = []
+        return is_first
+
+    def release(self) -> None:
+        """Write what was gathered. For that block alone."""
+        held, self._held = self._held, None
+        if held and not self.transport.is_closing():
+            self.transport.write(b"".join(held))
+
+    def _write(self, data: bytes) -> None:
+        if self._held is None:
+            self.transport.write(data)
+            return
+        self._held.append(data)
+        if len(data) > _LARGE_BYTES:
+            # So that the transport can say that the client is behind.
+            self.release()
+            self.hold()
+
     # What comes in.
 
-    def _read(self, codec: Codec, data: bytes) -> None:
+    def _read(self, data: bytes) -> None:
+        frames = plain_frames(data, self._config.ws_max_size) if self._codec is None else None
+        if frames is None:
+            self._read_by(self._any_codec(), data)
+            return
+        with self.in_one_write():
+            for opcode, payload in frames:
+                if self.transport.is_closing():
+                    return  # Cut off: what else it sent is of no interest.
+                if opcode is Opcode.TEXT:
+                    self._take_message(payload, is_text=True)
+                else:
+                    self._take_control(is_awaited=payload == self._ping)
+
+    def _any_codec(self) -> Codec:
+        """Who knows all of the standard. Most clients never say anything that needs it."""
+        if self._codec is None:
+            self._codec = Codec(SERVER, state=OPEN, max_size=self._config.ws_max_size, logger=log)
+        return self._codec
+
+    def _read_by(self, codec: Codec, data: bytes) -> None:
         codec.receive_data(data)
         for frame in codec.events_received():
             if self.transport.is_closing():
@@ -296,7 +372,7 @@ class RawWebSocket(asyncio.Protocol):
         elif opcode is Opcode.CONT:
             self._take_fragment(frame)
         elif opcode is not Opcode.CLOSE:
-            self._take_control(frame)
+            self._take_control(is_awaited=opcode is Opcode.PONG and bytes(frame.data) == self._ping)
 
     def _take_fragment(self, frame: Frame) -> None:
         self._start_window()
@@ -310,12 +386,12 @@ class RawWebSocket(asyncio.Protocol):
             (kind, *parts), self._message = self._message, None
             self._take_message(b"".join(parts), is_text=kind == b"t")
 
-    def _take_control(self, frame: Frame) -> None:
+    def _take_control(self, *, is_awaited: bool) -> None:
         self._start_window()
         self._control_frames += 1
         if self._control_frames > _MOST_CONTROL_FRAMES:
             self.transport.abort()
-        elif frame.opcode is Opcode.PONG and bytes(frame.data) == self._ping:
+        elif is_awaited:
             self._ping = None
             self._schedule_ping()
 
@@ -373,10 +449,11 @@ class RawWebSocket(asyncio.Protocol):
     # The end.
 
     def _close(self, code: int, reason: str) -> None:
-        if self._is_over or self.transport.is_closing() or self._codec is None:
+        if self._is_over or self.transport.is_closing() or not self._is_open:
             return
-        self._codec.send_close(code, reason)
-        self.transport.write(b"".join(self._codec.data_to_send()))
+        codec = self._any_codec()
+        codec.send_close(code, reason)
+        self._write(b"".join(codec.data_to_send()))
         self._end()
         self._read_on()
         self._cut_later()
@@ -396,7 +473,7 @@ class RawWebSocket(asyncio.Protocol):
     def _give_up(self) -> None:
         """The client has not read for too long: close, and cut if even that is not taken."""
         self._stalled = None
-        if self._is_over or self._codec is None:
+        if self._is_over or not self._is_open:
             self.transport.abort()
             return
         self._close(int(Close.SLOW_CONSUMER), "not reading")
@@ -423,12 +500,27 @@ class RawWebSocket(asyncio.Protocol):
         if self._is_over or self.transport.is_closing():
             return
         self._ping = os.urandom(4)
-        self.transport.write(_PING + self._ping)
+        self._write(_PING + self._ping)
         timeout = self._config.ws_ping_timeout
         if timeout is None:
             self._schedule_ping()
         else:
             self._ping_timer = self.loop.call_later(timeout, partial(self._close, 1011, "keepalive ping timeout"))
+
+
+class _OneWrite:
+    __slots__ = ("_is_outermost", "_socket")
+
+    def __init__(self, socket: RawWebSocket) -> None:
+        self._socket = socket
+        self._is_outermost = False
+
+    def __enter__(self) -> None:
+        self._is_outermost = self._socket.hold()
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_outermost:
+            self._socket.release()
 
 
 class _Handshake:

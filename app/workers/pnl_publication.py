@@ -13,7 +13,6 @@ from app.bus.messages import Columns, MarkUpdate, PnlFlush, RateUpdate, UserUpda
 from app.domain.book import Book, Change, Holder, Valuation
 from app.domain.decimals import format_decimal
 from app.domain.prices import StreamPosition
-from app.domain.row_statements import RowStatements
 from app.domain.shards import EVERYBODY, Shard
 from app.domain.wide import High, Indices, Low, Mask
 from app.workers.cache_round import CacheRound
@@ -21,10 +20,10 @@ from app.workers.prepared_users import PreparedUsers
 from app.workers.user_updates import changed_user, whole_user
 from app.workers.watchers import Instance, Watchers
 
-SNAPSHOT_ROWS = 1500
-"""Most rows of newly watched users in the flushes of one moment; the rest come with the next."""
+SNAPSHOT_ROWS = 3000
+"""Most rows of newly watched users in the flushes of one moment, which take some 30 ms; the rest come with the next."""
 
-PREPARED_ROWS = 10
+PREPARED_ROWS = 5
 """So many prepared rows cost what one does that is not."""
 
 MOST_ROWS_AT_ONCE = 4000
@@ -34,11 +33,9 @@ MOST_ROWS_AT_ONCE = 4000
 class _Moment:
     """What all instances are told of from: one valuation, and everything that changed up to it."""
 
-    def __init__(
-        self, book: Book, valuation: Valuation, changes: Mapping[int, Change], statements: RowStatements
-    ) -> None:
+    def __init__(self, book: Book, valuation: Valuation, changes: Mapping[int, Change]) -> None:
         self.valuation = valuation
-        self.changed_users = {slot: changed_user(book, statements, slot, change) for slot, change in changes.items()}
+        self.changed_users = {slot: changed_user(book, slot, change) for slot, change in changes.items()}
         self.changed_rows = np.array([row for change in changes.values() for row in change.rows], np.int32)
         # A changed row whose price moved too is among the watched ones.
         others = self.changed_rows[~valuation.values_changed[book.rows.column[self.changed_rows]]]
@@ -51,7 +48,7 @@ class Publication:
     """Composes flushes.
 
     ``book_epoch`` is the fencing epoch of this worker, ``layout`` that of the
-    number of shards. ``statements`` get those of the rows that are told.
+    number of shards.
     """
 
     def __init__(
@@ -64,11 +61,9 @@ class Publication:
         shard: Shard = EVERYBODY,
         layout: int = 0,
         prepared: PreparedUsers | None = None,
-        statements: RowStatements | None = None,
     ) -> None:
         self.layout = layout
         self._prepared = PreparedUsers(book) if prepared is None else prepared
-        self._statements = RowStatements(book) if statements is None else statements
         self._book = book
         self._watchers = watchers
         self._cache = cache
@@ -104,7 +99,7 @@ class Publication:
         """One flush per live instance: every price, row and total in it is of one moment."""
         book = self._book
         valuation = book.revalue(as_of_ms, silent=silent)
-        moment = _Moment(book, valuation, book.take_changes(), self._statements)
+        moment = _Moment(book, valuation, book.take_changes())
         marks: dict[int, MarkUpdate] = {}
         rates: dict[int, RateUpdate] = {}
         instances = list(self._watchers.instances.values())
@@ -162,7 +157,7 @@ class Publication:
             cost += len(holder.rows) / (PREPARED_ROWS if prepared is not None else 1)
             if updates and (cost > most_rows or len(rows) + len(holder.rows) > MOST_ROWS_AT_ONCE):
                 break
-            updates.append(whole_user(self._book, holder, self._statements) if prepared is None else prepared)
+            updates.append(whole_user(self._book, holder) if prepared is None else prepared)
             slots.append(holder.slot)
             rows.extend(holder.rows.values())
             self._watchers.follow(instance, holder.user_id, holder.slot)

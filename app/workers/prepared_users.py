@@ -1,6 +1,6 @@
 """Whole users written down before anybody can be told of them, while a standby waits for a lease to run out.
 
-Writing a row takes 15 µs, and the users of a shard may have a hundred thousand:
+Writing a row takes some 10 µs, and the users of a shard may have a hundred thousand:
 more than a second of a takeover. What changed after it was written down is not used.
 """
 

@@ -14,8 +14,7 @@ from app.domain.pnl_snapshot import Prices, pnl_snapshot
 from app.domain.positions import AccountBook, AssetBook, Position, Realized, realized_of
 from app.domain.prices import Price, StreamPosition
 from app.domain.rates import RateBook
-from app.domain.statements import position_statement, standing_statement
-from app.domain.valuation import Valued, fraction, report, value_position
+from app.domain.valuation import fraction, value_position
 from tests.domain.books import (
     INSTRUMENTS,
     NOW_MS,
@@ -261,29 +260,3 @@ def test_totals_of_nobody_are_zero_and_complete() -> None:
     empty = plainly(user_book(day_base=0), {}).totals
 
     assert (empty.total_pnl, empty.day_pnl, empty.is_complete, empty.oldest_price_age_ms) == (0, 0, True, None)
-
-
-_MOVING = {
-    "mark_price",
-    "price_source",
-    "mark_age_ms",
-    "is_stale",
-    "market_value",
-    "unrealized_pnl",
-    "unrealized_pnl_pct",
-    "total_pnl",
-    "unrealized_pnl_reported",
-    "rate_to_reporting",
-}
-
-
-@given(some_positions)
-def test_a_standing_statement_is_the_whole_one_but_for_what_moves_with_prices(held: list[Position]) -> None:
-    for one in held:
-        value = value_position(one, None, NOW_MS, STALE_AFTER_MS)
-        whole = position_statement(Valued(one, value, report(one, value, None), None, is_stale=False))
-
-        standing = standing_statement(one, value.cost_basis)
-
-        assert standing == {name: figure for name, figure in whole.items() if name not in _MOVING}
-        assert whole.keys() >= _MOVING

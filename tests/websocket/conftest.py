@@ -21,6 +21,7 @@ from app.bus.cluster import ClusterRedis
 from app.bus.interest import InterestPublisher
 from app.bus.slots import slot_of_key
 from app.domain.protocol import SUBPROTOCOL
+from app.http_protocol import FrontDoor
 from app.websocket.admission import Identity, SessionsUnavailable
 from app.websocket.endpoint import router
 from app.websocket.events import EventNotice, EventsUnavailable
@@ -193,6 +194,7 @@ async def serving(
     redis: Redis,
     *,
     ws: type[RawWebSocket] | str = RawWebSocket,
+    http: type[asyncio.Protocol] = FrontDoor,
     limits: StreamLimits | None = None,
     sweep_s: float = 25.0,
     origins: Sequence[str] = ("https://good.example",),
@@ -223,6 +225,7 @@ async def serving(
         config = uvicorn.Config(
             app,
             ws=ws,  # type: ignore[arg-type]
+            http=http,
             ws_per_message_deflate=False,
             ws_max_size=4096,
             log_config=None,

@@ -135,6 +135,7 @@ def row_update(slot: int, held: Position) -> RowUpdate:
     for name in _MOVING:
         del statement[name]
     is_open: Status = "open"
+    # By way of the whole statement, so that nothing here leans on what is being tested.
     return RowUpdate(
         slot=slot,
         position_id=held.position_id,
@@ -142,8 +143,11 @@ def row_update(slot: int, held: Position) -> RowUpdate:
         mark=held.symbol,
         version=held.version,
         is_open=held.status == is_open,
+        is_inverse=held.instrument.market == "inverse",
+        settle_asset=held.instrument.settle,
         cost_basis=str(value.cost_basis),
-        statement=statement,
+        realized_pnl=str(value.realized.net),
+        statement=msgspec.json.encode(statement).decode()[:-1],
     )
 
 
