@@ -66,6 +66,8 @@ class Settings(BaseSettings):
     pnl_cache_ttl_s: PositiveInt = 60
     pnl_shards: Annotated[int, Field(ge=1, le=MOST_SHARDS)] = 1
     """Into how many parts the users are split; each needs a P&L worker of its own."""
+    pnl_warm_positions: Annotated[int, Field(ge=0, le=100_000_000)] = 1_000_000
+    """How many positions a P&L worker that stands by keeps ready, 0.8 kB each; others are loaded at a takeover."""
     history_minute_days: Annotated[int, Field(ge=1, le=60)] = 2
     """How many days every minute of what accounts are worth is kept; hours are kept longer, days for ever."""
     history_hour_days: Annotated[int, Field(ge=2, le=3660)] = 92

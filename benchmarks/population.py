@@ -60,6 +60,10 @@ class Population:
         self._weights = weights / weights.sum()
         self._ids = [UUID(int=self._chance.getrandbits(128), version=4) for _ in range(count)]
 
+    @property
+    def user_ids(self) -> list[str]:
+        return [str(user_id) for user_id in self._ids]
+
     async def write(self, database_url: str) -> None:
         """Put users, accounts and positions into an empty database."""
         connection = await asyncpg.connect(database_url)

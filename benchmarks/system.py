@@ -1,6 +1,7 @@
 """The whole system as real processes on free ports, with servers and data of its own."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -40,11 +41,19 @@ _REAL_SYMBOLS: Final = 200
 class System:
     """Servers, simulator, workers and web, started one after the other so that each finds what it needs.
 
-    Use it in a ``with`` block, which stops everything.
+    ``settings`` are more of them, by name (``LOG_LEVEL``). Use it in a ``with`` block, which stops everything.
     """
 
     def __init__(
-        self, directory: Path, *, ticks_per_s: int, web_workers: int, hz: float, symbols: int = 0, shards: int = 1
+        self,
+        directory: Path,
+        *,
+        ticks_per_s: int,
+        web_workers: int,
+        hz: float,
+        symbols: int = 0,
+        shards: int = 1,
+        **settings: str,
     ) -> None:
         self.port = free_port("127.0.0.1")
         self.simulator_url = f"http://127.0.0.1:{free_port('127.0.0.1')}"
@@ -70,6 +79,7 @@ class System:
             "LOG_LEVEL": "warning",
             # The positions of the population have no fills behind them.
             "RECONCILE_EVERY_S": "0",
+            **settings,
         }
 
     def __enter__(self) -> "System":
@@ -177,6 +187,11 @@ class System:
         os.killpg(pid, signal.SIGKILL)
         self._children.pop(name).wait()
         return lambda: self._start_pnl_worker(int(name.partition(" ")[2] or 0))
+
+    def logged(self, pid: int) -> list[dict[str, Any]]:
+        """What a process has logged, where it does so as JSON."""
+        name = next(name for name, child in self._children.items() if child.pid == pid)
+        return [json.loads(line) for line in self._log_path(name).read_text().splitlines() if line.startswith("{")]
 
     def _start_pnl_worker(self, number: int) -> None:
         name = f"pnl-worker {number}" if number else "pnl-worker"

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from app.bus import keys
 from app.bus.connection import deadline
-from app.bus.messages import PnlFlush
+from app.bus.messages import PnlFlush, UserUpdate
 from app.domain.shards import EVERYBODY, Shard
 
 _HELD_TTL_S = 24 * 3600
@@ -22,6 +22,11 @@ _decoder = msgspec.msgpack.Decoder(PnlFlush)
 
 def encode_pnl_flush(flush: PnlFlush) -> bytes:
     return _encoder.encode(flush)
+
+
+def encode_user(user: UserUpdate) -> bytes:
+    """A user as he stands in a flush."""
+    return _encoder.encode(user)
 
 
 def decode_pnl_flush(payload: bytes) -> PnlFlush:

@@ -77,6 +77,8 @@ class Holder(msgspec.Struct):
     """Row by position id."""
     pairs: frozenset[int] = frozenset()
     """The rates that concern him."""
+    revision: int = 0
+    """Grows with everything that happens to him, but for prices and rates."""
 
     def has_account(self, account_id: str) -> bool:
         return any(account.account_id == account_id for account in self.accounts)
@@ -259,6 +261,17 @@ class Book:
         """Take over how assets are converted, from what is listed now."""
         self.rates.set_book(rates)
         self.held_version += 1
+
+    def take_base(self, user_id: str, base: int | None, day: date | None) -> None:
+        """Have of a day's base exactly what the database knows of it."""
+        holder = self._by_user[user_id]
+        if (holder.day_base, holder.base_day) != (base, day):
+            holder.day_base, holder.base_day = base, day
+            self._note(holder)
+
+    def without_base_of(self, day: date) -> list[str]:
+        """Users whose total P&L at the beginning of a day is not known here."""
+        return [holder.user_id for holder in self._holders if holder.day_base is None or holder.base_day != day]
 
     def forget_base(self, user_id: str, day: date) -> None:
         """A correction left a user's total P&L at the beginning of a day unknown."""
@@ -645,6 +658,7 @@ class Book:
             self.held_version += 1
 
     def _note(self, holder: Holder) -> None:
+        holder.revision += 1
         if holder.slot in self._watched:
             self._changes.setdefault(holder.slot, Change())
 

@@ -23,8 +23,10 @@ MOST_LOAD = 0.7
 MOST_FLUSH_MS = 50.0
 """Of P&L work in a flush: half of the interval. The rest is for bursts, and for what REST reads."""
 LEASE_S = 3.0
-POLL_S = 1.0
-"""A standby looks for a free lease at least so often."""
+SPEAK_S = 0.5
+"""From a lease to the first word of a standby that has kept the book."""
+TOLD_ROWS_PER_S = 150_000
+"""How fast it then tells everybody everything, see :mod:`app.workers.pnl_publication`."""
 
 _ZIPF = 0.9
 _MOST = {"users": 100_000_000, "positions": 2_048, "watched": 200, "symbols": 20_000, "ticks_per_s": 10_000_000}
@@ -130,7 +132,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     pnl_shards: int
     pnl_bytes: float
     takeover_s: float
-    """Until the users of a killed worker have figures again: lease, poll, load of its part."""
+    """Until all users of a killed worker have figures again, by a standby that keeps the books of all shards."""
+    cold_takeover_s: float
+    """The same by one that has to load the shard first."""
+    standby_bytes: float
+    """Memory of a standby that keeps the books of all shards."""
     price_cores: float
     redis_output_bytes_per_s: float
     redis_price_bytes_per_s: float
@@ -229,6 +235,7 @@ def _reckoned(
     redis_cores = (
         (price_bytes + pnl_bytes) / 1e3 * costs.redis_us_per_kb + deliveries_per_s * costs.redis_us_per_delivery
     ) / 1e6
+    takeover_s = LEASE_S + SPEAK_S + load.all_positions / shards / TOLD_ROWS_PER_S
     return Plan(
         rows_per_frame=rows_per_frame,
         frames_per_s=frames_per_s,
@@ -242,7 +249,9 @@ def _reckoned(
         pnl_cores=pnl_cores,
         pnl_shards=shards,
         pnl_bytes=shards * costs.pnl_process_bytes + load.all_positions * costs.position_bytes,
-        takeover_s=LEASE_S + POLL_S + load.all_positions / shards * costs.load_us_per_position / 1e6,
+        takeover_s=takeover_s,
+        cold_takeover_s=takeover_s + load.all_positions / shards * costs.load_us_per_position / 1e6,
+        standby_bytes=costs.pnl_process_bytes + load.all_positions * costs.position_bytes,
         price_cores=costs.price_base_cores
         + load.ticks_per_s * costs.price_us_per_tick / 1e6
         + FLUSHES_PER_S * prices_per_flush * costs.price_us_per_price / 1e6,

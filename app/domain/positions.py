@@ -113,8 +113,10 @@ def reported_of(position: Position) -> Realized:
 def realized_units(state: LedgerState, converted: Converted | None) -> Realized:
     """The leaves of what a state of the ledger realised: as converted, else in the settle asset."""
     if converted is None:
+        # Of most open positions nothing was sold yet.
+        has_realized = state.cash != state.cost.copy_negate()
         return Realized(
-            gross=to_units(state.cash) + to_units(state.cost),
+            gross=to_units(state.cash) + to_units(state.cost) if has_realized else 0,
             fees=to_units(state.fees),
             funding=to_units(state.funding),
         )

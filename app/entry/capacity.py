@@ -97,7 +97,8 @@ def _plan_table(load: Load, found: Plan) -> Table:
         f"{found.pnl_shards:,}",
         f"{found.pnl_cores:.2f}",
         _size(found.pnl_bytes),
-        f"{load.all_positions:,} positions; a killed one is replaced in {found.takeover_s:.0f} s",
+        f"{load.all_positions:,} positions; a killed one is replaced in {found.takeover_s:.0f} s"
+        f" by a standby of {_size(found.standby_bytes)}, in {found.cold_takeover_s:.0f} s by one that keeps no book",
     )
     table.add_row(
         "price worker", "1", f"{found.price_cores:.2f}", "", f"{found.prices_per_flush:,.0f} prices in each flush"

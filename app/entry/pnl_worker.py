@@ -37,6 +37,7 @@ def main(settings: Settings) -> None:
                 minutes_for=timedelta(days=settings.history_minute_days),
                 hours_for=timedelta(days=settings.history_hour_days),
                 reconcile_every_s=settings.reconcile_every_s,
+                warm_positions=settings.pnl_warm_positions,
             )
 
     run_process("pnl-worker", settings, work, role_lost=(LeaseLost,))

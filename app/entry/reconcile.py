@@ -74,7 +74,7 @@ async def _reconcile(settings: Settings, user: str | None, *, is_dry_run: bool) 
 async def _alone(engine: AsyncEngine, run: Callable[[Fence], Awaitable[Report]]) -> Report:
     """Run as the only one that repairs from a command line. Raises StartProblem."""
     leases = LeaseRepository(engine)
-    if await leases.held([_ROLE]):
+    if await leases.held_by_others([_ROLE], ""):
         raise StartProblem("another `run.py reconcile` is running")
     leadership = Leadership(leases, _ROLE, holder_name(), _LEASE_TTL_MS)
     epoch = await leadership.acquire()

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from sqlalchemy import ARRAY, Date, Numeric, Uuid, bindparam, select, text
@@ -98,6 +98,13 @@ _NEXT_HOLDERS: Final = """
     ORDER BY id LIMIT :limit
     """
 
+_HEADS: Final = """
+    SELECT id::text, ledger_seq FROM users u
+    WHERE ledger_seq > 0 {and_in_shard}
+    """
+
+_TODAY: Final = text("SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date")
+
 _CHANGED_HEADS: Final = """
     SELECT id::text, ledger_seq FROM users u
     WHERE ledger_changed_at >= :moment {and_in_shard}
@@ -112,7 +119,9 @@ _RECORD_DAY_BASES: Final = text(
     """
 ).bindparams(_IDS, bindparam("totals", type_=ARRAY(Numeric)), bindparam("day", type_=Date))
 
-_BEFORE_ALL: Final = "00000000-0000-0000-0000-000000000000"
+BEFORE_ALL: Final = "00000000-0000-0000-0000-000000000000"
+"""An id that is less than that of any user."""
+
 _DAY_BASES_PER_STATEMENT: Final = 5000
 
 MAX_LEAVES: Final = 20_000
@@ -121,6 +130,21 @@ MAX_LEAVES: Final = 20_000
 
 class TooManyLeaves(Exception):
     """A user traded in more symbols and strategies than a tree may have."""
+
+
+class Heads(NamedTuple):
+    """The number of the newest event of each user who has one, and the UTC day of the database's clock."""
+
+    seqs: dict[str, int]
+    day: date
+
+
+class DayBase(NamedTuple):
+    """Total P&L at 00:00 UTC of a day in units of 1e-18, None if unknown."""
+
+    user_id: str
+    total: int | None
+    day: date
 
 
 class BookRepository:
@@ -132,6 +156,7 @@ class BookRepository:
         is_part = shard.shards > 1
         and_in_shard = f"AND {IN_SHARD}" if is_part else ""
         self._next_holders = text(_NEXT_HOLDERS.format(and_in_shard=and_in_shard))
+        self._heads = text(_HEADS.format(and_in_shard=and_in_shard))
         self._changed_heads = text(_CHANGED_HEADS.format(and_in_shard=and_in_shard))
         self._of_shard = {"shard": shard.number, "shards": shard.shards} if is_part else {}
 
@@ -162,9 +187,11 @@ class BookRepository:
         ]
         return (books[0], leaves) if books else None
 
-    async def stream(self, batch_size: int = 2000) -> AsyncGenerator[list[UserBook]]:
-        """Every user with any position or transfer, in batches; each batch is at one moment of its own."""
-        after = _BEFORE_ALL
+    async def stream(self, after: str = BEFORE_ALL, batch_size: int = 2000) -> AsyncGenerator[list[UserBook]]:
+        """Every user with any position or transfer and an id past one, in batches; ids grow from batch to batch.
+
+        Each batch is at one moment of its own.
+        """
         while True:
             async with snapshot(self._engine) as connection:
                 found = await connection.scalars(
@@ -177,6 +204,22 @@ class BookRepository:
             if len(ids) < batch_size:
                 return
             after = ids[-1]
+
+    async def heads(self) -> Heads:
+        """The newest event of everybody, all at one moment."""
+        async with transaction(self._engine) as connection:
+            rows = await connection.execute(self._heads, self._of_shard)
+            seqs = {user_id: seq for user_id, seq in rows}
+            day: date = (await connection.execute(_TODAY)).scalar_one()
+        return Heads(seqs, day)
+
+    async def day_bases(self, user_ids: Sequence[str]) -> list[DayBase]:
+        """The bases that :meth:`load` would give these users now."""
+        async with transaction(self._engine) as connection:
+            rows = await connection.execute(_USERS, {"ids": list(user_ids)})
+            return [
+                DayBase(user_id, None if total is None else to_units(total), day) for user_id, _, total, day in rows
+            ]
 
     async def heads_changed_since(self, moment: datetime) -> list[tuple[str, int]]:
         """``(user_id, ledger_seq)`` of users that changed at or after a moment.

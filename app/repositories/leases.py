@@ -25,9 +25,12 @@ _RENEW = text(
     RETURNING epoch
     """
 )
-_HELD = text("SELECT role FROM leases WHERE role = ANY(:roles) AND expires_at > clock_timestamp()").bindparams(
-    bindparam("roles", type_=ARRAY(Text))
-)
+_HELD = text(
+    """
+    SELECT role, extract(epoch FROM expires_at - clock_timestamp())::float8 FROM leases
+    WHERE role = ANY(:roles) AND holder <> :holder AND expires_at > clock_timestamp()
+    """
+).bindparams(bindparam("roles", type_=ARRAY(Text)))
 _RELEASE = text(
     """
     UPDATE leases SET expires_at = clock_timestamp()
@@ -58,10 +61,11 @@ class LeaseRepository:
             epoch: int | None = await connection.scalar(_ACQUIRE, {"role": role, "holder": holder, "ttl_ms": ttl_ms})
         return epoch
 
-    async def held(self, roles: Sequence[str]) -> set[str]:
-        """Those of the roles that somebody holds."""
+    async def held_by_others(self, roles: Sequence[str], holder: str) -> dict[str, float]:
+        """Those of the roles that anybody else holds, and for how many seconds if it is not renewed."""
         async with transaction(self._engine) as connection:
-            return set(await connection.scalars(_HELD, {"roles": list(roles)}))
+            held = await connection.execute(_HELD, {"roles": list(roles), "holder": holder})
+            return {role: left_s for role, left_s in held}
 
     async def renew(self, role: str, holder: str, epoch: int, ttl_ms: int) -> bool:
         """Hold on. False when another has taken it since; true also after it ran out unclaimed."""

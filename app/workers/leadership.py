@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NoReturn, Protocol
 
 import structlog
@@ -11,6 +11,10 @@ import structlog
 from app.repositories.database import DatabaseUnavailable
 
 log = structlog.get_logger(__name__)
+
+_SHORTEST_WAIT_S = 0.01
+_MISSED = 0.6
+"""Of a lease's time: less is left only when a renewal, due at two thirds, is late."""
 
 
 class LeaseLost(Exception):
@@ -20,7 +24,7 @@ class LeaseLost(Exception):
 class Leases(Protocol):
     """Where leases are kept. Every method raises DatabaseUnavailable."""
 
-    async def held(self, roles: Sequence[str]) -> set[str]: ...
+    async def held_by_others(self, roles: Sequence[str], holder: str) -> dict[str, float]: ...
     async def acquire(self, role: str, holder: str, ttl_ms: int) -> int | None: ...
     async def renew(self, role: str, holder: str, epoch: int, ttl_ms: int) -> bool: ...
     async def release(self, role: str, holder: str, epoch: int) -> None: ...
@@ -38,6 +42,9 @@ class Leadership:
         self._interval_s = ttl_ms / 3000
         self._epoch = 0
         self._certain_until = 0.0
+        self._left: Mapping[str, float] = {}
+        self.others_are_active = asyncio.Event()
+        """Set once it has to stand by because others hold every role."""
 
     @property
     def is_certain(self) -> bool:
@@ -53,6 +60,12 @@ class Leadership:
         """The role that is held."""
         return self._role
 
+    @property
+    def endangered(self) -> str | None:
+        """A role whose holder seems to be gone, for it has not renewed its lease in time; None where there is none."""
+        role = min(self._left, key=self._left.__getitem__, default=None)
+        return role if role is not None and self._left[role] < _MISSED * self._ttl_ms / 1000 else None
+
     async def acquire(self) -> int:
         """Stand by until a lease is held; the result is its epoch."""
         reason = ""
@@ -61,6 +74,7 @@ class Leadership:
             try:
                 epoch = await self._take_any()
             except DatabaseUnavailable as error:
+                self._left = {}
                 reason = self._stand_by(reason, f"the database cannot be asked: {error}")
             else:
                 if epoch is not None:
@@ -68,16 +82,22 @@ class Leadership:
                     self._note_held(asked_at)
                     log.info("lease.acquired", role=self._role, epoch=epoch)
                     return epoch
+                self.others_are_active.set()
                 reason = self._stand_by(reason, "another worker is active")
-            await asyncio.sleep(random.uniform(0.5, 1.0) * self._interval_s)
+            await asyncio.sleep(self._until_next_look_s())
+
+    def _until_next_look_s(self) -> float:
+        """Until the next poll, for a lease may be let go at any time; or until one runs out, or is to be in danger."""
+        wait_s = random.uniform(0.5, 1.0) * self._interval_s
+        missed_s = _MISSED * self._ttl_ms / 1000
+        for left_s in self._left.values():
+            wait_s = min(wait_s, left_s if left_s < missed_s else left_s - missed_s + _SHORTEST_WAIT_S)
+        return max(wait_s, _SHORTEST_WAIT_S)
 
     async def _take_any(self) -> int | None:
         """Take the first role that is free. Many may want the same one: the others then take the next."""
-        free = self._roles
-        if len(self._roles) > 1:
-            held = await self._leases.held(self._roles)
-            free = tuple(role for role in self._roles if role not in held)
-        for role in free:
+        self._left = await self._leases.held_by_others(self._roles, self._holder)
+        for role in [role for role in self._roles if role not in self._left]:
             epoch = await self._leases.acquire(role, self._holder, self._ttl_ms)
             if epoch is not None:
                 self._role = role

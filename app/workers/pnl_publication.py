@@ -9,19 +9,25 @@ from itertools import islice
 
 import numpy as np
 
-from app.bus.messages import BalanceUpdate, Columns, MarkUpdate, PnlFlush, RateUpdate, RowUpdate, UserUpdate
+from app.bus.messages import Columns, MarkUpdate, PnlFlush, RateUpdate, UserUpdate
 from app.domain.book import Book, Change, Holder, Valuation
 from app.domain.decimals import format_decimal
-from app.domain.positions import Position
 from app.domain.prices import StreamPosition
 from app.domain.shards import EVERYBODY, Shard
-from app.domain.still_statement import still_statement
 from app.domain.wide import High, Indices, Low, Mask
 from app.workers.cache_round import CacheRound
+from app.workers.prepared_users import PreparedUsers
+from app.workers.user_updates import changed_user, whole_user
 from app.workers.watchers import Instance, Watchers
 
 SNAPSHOT_ROWS = 3000
 """Most rows of newly watched users in the flushes of one moment, which take some 30 ms; the rest come with the next."""
+
+PREPARED_ROWS = 5
+"""So many prepared rows cost what one does that is not."""
+
+MOST_ROWS_AT_ONCE = 4000
+"""Most such rows for one instance: 3 MB, which it takes in within a tenth of a second."""
 
 
 class _Moment:
@@ -29,7 +35,7 @@ class _Moment:
 
     def __init__(self, book: Book, valuation: Valuation, changes: Mapping[int, Change]) -> None:
         self.valuation = valuation
-        self.changed_users = {slot: _changed_user(book, slot, change) for slot, change in changes.items()}
+        self.changed_users = {slot: changed_user(book, slot, change) for slot, change in changes.items()}
         self.changed_rows = np.array([row for change in changes.values() for row in change.rows], np.int32)
         # A changed row whose price moved too is among the watched ones.
         others = self.changed_rows[~valuation.values_changed[book.rows.column[self.changed_rows]]]
@@ -54,8 +60,10 @@ class Publication:
         book_epoch: int,
         shard: Shard = EVERYBODY,
         layout: int = 0,
+        prepared: PreparedUsers | None = None,
     ) -> None:
         self.layout = layout
+        self._prepared = PreparedUsers(book) if prepared is None else prepared
         self._book = book
         self._watchers = watchers
         self._cache = cache
@@ -70,6 +78,11 @@ class Publication:
             for instance in self._watchers.instances.values()
             for user_id in instance.waiting
         )
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether any instance waits for whole users."""
+        return any(instance.waiting for instance in self._watchers.instances.values())
 
     def missing_users(self) -> set[str]:
         """Users that somebody watches and the book does not have."""
@@ -136,15 +149,19 @@ class Publication:
     def _newcomers(self, instance: Instance, most_rows: int) -> tuple[list[UserUpdate], Indices, Indices]:
         """Whole users an instance waits for, at least one, as many as there is room for."""
         updates: list[UserUpdate] = []
+        slots: list[int] = []
         rows: list[int] = []
+        cost = 0.0
         for holder in self._next_waiting(instance):
-            if updates and len(rows) + len(holder.rows) > most_rows:
+            prepared = self._prepared.find(holder)
+            cost += len(holder.rows) / (PREPARED_ROWS if prepared is not None else 1)
+            if updates and (cost > most_rows or len(rows) + len(holder.rows) > MOST_ROWS_AT_ONCE):
                 break
-            updates.append(_whole_user(self._book, holder))
+            updates.append(whole_user(self._book, holder) if prepared is None else prepared)
+            slots.append(holder.slot)
             rows.extend(holder.rows.values())
             self._watchers.follow(instance, holder.user_id, holder.slot)
-        slots = np.array([update.slot for update in updates], np.int32)
-        return updates, slots, np.array(rows, np.int32)
+        return updates, np.array(slots, np.int32), np.array(rows, np.int32)
 
     def _next_waiting(self, instance: Instance) -> Iterable[Holder]:
         found = (self._book.find(user_id) for user_id in list(instance.waiting))
@@ -234,65 +251,4 @@ def _user_columns(valuation: Valuation, slots: Indices) -> Columns:
     at = slots.astype(np.intp)
     return Columns(
         slots.astype(np.int32).tobytes(), valuation.high.take(at).tobytes(), valuation.low.take(at).tobytes()
-    )
-
-
-def _changed_user(book: Book, slot: int, change: Change) -> UserUpdate:
-    """A user whose rows or sums changed. Rows that closed are told a last time, those that vanished are only named."""
-    rows = [_open_row(book, row) for row in sorted(change.rows)]
-    closed = [
-        _row(ended, position, position.symbol) for ended, position in change.ended.items() if position is not None
-    ]
-    vanished = [ended for ended, position in change.ended.items() if position is None]
-    return _user(book.holder(slot), full=False, rows=[*rows, *closed], removed=vanished)
-
-
-def _whole_user(book: Book, holder: Holder) -> UserUpdate:
-    rows = [_open_row(book, row) for row in holder.rows.values()]
-    return _user(holder, full=True, rows=rows, removed=[])
-
-
-def _open_row(book: Book, row: int) -> RowUpdate:
-    return _row(int(book.rows.slot[row]), book.position(row), book.prices.name(int(book.rows.column[row])))
-
-
-def _user(holder: Holder, *, full: bool, rows: list[RowUpdate], removed: list[int]) -> UserUpdate:
-    sums = holder.sums
-    return UserUpdate(
-        user_id=holder.user_id,
-        slot=holder.slot,
-        ledger_seq=holder.ledger_seq,
-        full=full,
-        currency=holder.currency,
-        figures={
-            "realized_pnl_gross": str(sums.gross),
-            "fees": str(sums.fees),
-            "funding": str(sums.funding),
-            "net_deposits": str(sums.deposited),
-            "day_base": None if holder.day_base is None else str(holder.day_base),
-        },
-        fees_are_complete=sums.is_complete,
-        balances=[
-            BalanceUpdate(asset, str(balance.held), str(balance.booked))
-            for (_, asset), balance in sums.balances.items()
-        ],
-        rows=rows,
-        removed_slots=removed,
-    )
-
-
-def _row(slot: int, position: Position, mark: str) -> RowUpdate:
-    still = still_statement(position)
-    return RowUpdate(
-        slot=slot,
-        position_id=position.position_id,
-        symbol=position.symbol,
-        mark=mark,
-        version=position.version,
-        is_open=position.status == "open",
-        is_inverse=position.instrument.market == "inverse",
-        settle_asset=position.instrument.settle,
-        cost_basis=str(still.cost_basis),
-        realized_pnl=str(still.realized_pnl),
-        statement=still.text,
     )

@@ -10,7 +10,7 @@ start, and bugs. Redis or the database going away later is waited out.
 import asyncio
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
@@ -34,7 +34,7 @@ from app.bus.subscription import Message, Resync, Subscription
 from app.domain.book import Book
 from app.domain.prices import Price
 from app.domain.shards import EVERYBODY, Shard, shards_of
-from app.repositories.books import BookRepository
+from app.repositories.books import BEFORE_ALL, BookRepository
 from app.repositories.database import DatabaseUnavailable
 from app.repositories.day_bases import unknown_days
 from app.repositories.funding_turns import FundingTurnRepository
@@ -55,9 +55,11 @@ from app.workers.instance_keeper import InstanceKeeper
 from app.workers.leadership import Leadership
 from app.workers.pnl_pace import PnlPace
 from app.workers.pnl_publication import Publication
+from app.workers.prepared_users import PreparedUsers
 from app.workers.readiness import Readiness
 from app.workers.reconciliation import Fence, Reconciliation, WorkerBooks
 from app.workers.schedule import Schedule
+from app.workers.warm_books import KeptBook, WarmBooks, collect_dropped
 from app.workers.watchers import Watchers
 
 log = structlog.get_logger(__name__)
@@ -69,6 +71,10 @@ _LOOK_EVERY_S = 0.05
 """How often the pace is asked when no message comes: well below every wait in it."""
 _SILENCE_S = 5.0
 """The price worker speaks ten times a second; so long without a word and the connection counts as dead."""
+_SUBSCRIBED_WITHIN_S = 0.5
+"""Without Redis there is nothing to hear, and the load goes ahead: the end of the wait is a resync."""
+_CLEAR_UP_AFTER_S = 30.0
+_TAKING_OVER_S = 10.0
 _CACHE_APART_S = 0.7 * CACHE_EVERY_S
 """What comes between two flushes of prices is no time to write."""
 _HELD_EVERY_S = 0.3
@@ -99,6 +105,7 @@ class PnlWorker:
         redis_timeout_s: float,
         cache_ttl_s: int,
         reconcile_every_s: float,
+        kept: KeptBook | None = None,
     ) -> None:
         self._redis = redis
         self._redis_timeout_s = redis_timeout_s
@@ -109,9 +116,11 @@ class PnlWorker:
         self._inbox = Inbox()
         self._board = PriceBoard()
         self._listings = Listings(redis, timeout_s=redis_timeout_s)
-        self._book = Book(stale_after_ms)
+        self._book = Book(stale_after_ms) if kept is None else kept.book
         self._watchers = Watchers(self._book, shard)
         self._cache = CacheRound()
+        self._was_warm = kept is not None
+        self._prepared = PreparedUsers(self._book) if kept is None else kept.prepared
         self._cached = CacheKeeper(self._book, self._cache, ttl_s=cache_ttl_s, stale_after_ms=stale_after_ms)
         self._publication = Publication(
             self._book,
@@ -119,9 +128,11 @@ class PnlWorker:
             self._cache,
             book_epoch=epoch,
             shard=shard,
+            prepared=self._prepared,
         )
         self._publisher = PnlPublisher(redis, redis_timeout_s, cache_ttl_s, shard)
-        self._keeper = BookKeeper(books, self._book, reporting_currency)
+        loaded_to = BEFORE_ALL if kept is None else kept.loaded_to
+        self._keeper = BookKeeper(books, self._book, reporting_currency, loaded_to=loaded_to)
         self._funding = FundingTurn(
             funding, redis, redis_timeout_s, self._rate_now, is_active=lambda: leadership.is_certain
         )
@@ -139,6 +150,7 @@ class PnlWorker:
         self._day_start = DayStart(self._book)
         self._history = HistoryKeeper(self._book, samples, roll_up, restating, stale_after_ms=stale_after_ms)
         self._event_ms = 0
+        self._began_at = time.monotonic()
         self._has_spoken = asyncio.Event()
         self._prices_are_lost = False
         self._bus_is_away = False
@@ -152,6 +164,7 @@ class PnlWorker:
         async with asyncio.TaskGroup() as tasks:
             # Listening comes first: what happens during the load waits in the inbox.
             tasks.create_task(self._inbox.listen(subscription), name="pnl.listen")
+            await self._inbox.wait(_SUBSCRIBED_WITHIN_S)
             await self._keeper.load_all()
             # A million positions would be walked through by every full collection.
             gc.freeze()
@@ -163,6 +176,7 @@ class PnlWorker:
             await self._enter_layout()
             tasks.create_task(self._follow_layout(), name="pnl.layout")
             tasks.create_task(self._serve(), name="pnl.serve")
+            tasks.create_task(self._clear_up(), name="pnl.clear_up")
             tasks.create_task(self._keeper.run(), name="pnl.keeper")
             tasks.create_task(self._instances.run(), name="pnl.instances")
             tasks.create_task(self._keep_cache(), name="pnl.cache")
@@ -228,6 +242,14 @@ class PnlWorker:
                 await self._read_prices()
             await self._speak()
 
+    async def _clear_up(self) -> None:
+        """Once everybody is told, let go of what only the takeover needed."""
+        if not self._was_warm:
+            return
+        await asyncio.sleep(_CLEAR_UP_AFTER_S)
+        self._prepared.clear()
+        collect_dropped()
+
     def _take(self, event: Message | Resync) -> None:
         """Take over one message. What cannot be read is dropped: polls and gaps find what was in it."""
         if isinstance(event, Resync):
@@ -262,12 +284,7 @@ class PnlWorker:
         if event.kind == "correction":
             for day in unknown_days(event.data):
                 self._day_start.forget(event.user_id, day)
-        # Accounts and corrections change what no position tells: sums, balances, what values an account.
-        if (
-            event.kind in {"account", "correction"}
-            or self._book.apply_positions(event.user_id, event.seq, event.positions) == "gap"
-        ):
-            self._keeper.reload([event.user_id])
+        self._keeper.take(event)
 
     async def _read_prices(self) -> None:
         """Read the price hash after a loss; the next look tries again where Redis is away."""
@@ -337,7 +354,8 @@ class PnlWorker:
             await self._has_spoken.wait()
             now = time.monotonic()
             # The cache is not fenced by the epoch: write only while nobody else can be active.
-            if now - written_at < _CACHE_APART_S or not self._leadership.is_certain:
+            is_due = now - written_at >= _CACHE_APART_S
+            if not is_due or not self._leadership.is_certain or self._is_taking_over:
                 continue
             written_at = now
             as_of_ms = self._pace.as_of_ms(now, _now_ms())
@@ -347,6 +365,11 @@ class PnlWorker:
                     await self._publisher.cache(bodies)
             except BusUnavailable as error:
                 self._note_bus(error)
+
+    @property
+    def _is_taking_over(self) -> bool:
+        """Whether this epoch is new and has not told everybody yet, before which no answer is kept ready for REST."""
+        return time.monotonic() - self._began_at < _TAKING_OVER_S and self._publication.is_telling
 
     async def _keep_held(self) -> NoReturn:
         """Tell the price worker which symbols stand in a position."""
@@ -389,10 +412,12 @@ async def run_pnl_worker(
     minutes_for: timedelta = timedelta(days=2),
     hours_for: timedelta = timedelta(days=92),
     reconcile_every_s: float = 0.0,
+    warm_positions: int = 0,
 ) -> NoReturn:
     """Stand by until the lease of a shard is this worker's, then publish until cancelled.
 
-    With ``reconcile_every_s`` of zero nothing is reconciled.
+    With ``reconcile_every_s`` of zero nothing is reconciled. While it stands by
+    it keeps the books of all shards, with up to ``warm_positions`` positions.
 
     Raises (in an exception group): LeaseLost, another worker is active now;
     DatabaseUnavailable, the load at the start failed. Either way this process
@@ -402,7 +427,16 @@ async def run_pnl_worker(
     leases = LeaseRepository(engine)
     leadership = Leadership(leases, list(roles), holder, lease_ttl_ms)
     readiness = Readiness(leases, "pnl", holder, lease_ttl_ms, partial(is_reachable, redis, redis_timeout_s))
-    epoch = await readiness.stand_by(leadership)
+    warm = WarmBooks(
+        partial(BookRepository, engine),
+        redis,
+        shards_of(shards),
+        most_positions=warm_positions,
+        stale_after_ms=stale_after_ms,
+        reporting_currency=reporting_currency,
+        redis_timeout_s=redis_timeout_s,
+    )
+    epoch, kept = await _stand_by(readiness, leadership, warm, roles)
     shard = roles[leadership.role]
     samples = SampleRepository(engine, leadership.role, epoch)
     try:
@@ -423,6 +457,7 @@ async def run_pnl_worker(
             redis_timeout_s=redis_timeout_s,
             cache_ttl_s=cache_ttl_s,
             reconcile_every_s=reconcile_every_s,
+            kept=kept,
         )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(leadership.keep(), name="pnl.lease")
@@ -431,6 +466,26 @@ async def run_pnl_worker(
     finally:
         await leadership.release()
     raise AssertionError("none of the tasks returns")
+
+
+async def _stand_by(
+    readiness: Readiness, leadership: Leadership, warm: WarmBooks, roles: Mapping[str, Shard]
+) -> tuple[int, KeptBook | None]:
+    """Keep books until a lease is held; its epoch, and the book of its shard, if it was kept."""
+    warming = asyncio.create_task(
+        warm.run(leadership.others_are_active, lambda: roles.get(leadership.endangered or "")), name="pnl.warm"
+    )
+    standing_by = asyncio.create_task(readiness.stand_by(leadership), name="pnl.stand_by")
+    try:
+        await asyncio.wait([warming, standing_by], return_when=asyncio.FIRST_COMPLETED)
+        if not standing_by.done():
+            warming.result()
+        epoch = standing_by.result()
+    finally:
+        for task in (warming, standing_by):
+            task.cancel()
+        await asyncio.wait([warming, standing_by])
+    return epoch, warm.hand_over(roles[leadership.role])
 
 
 def _now_ms() -> int:

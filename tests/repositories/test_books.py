@@ -205,3 +205,25 @@ async def test_every_shard_reads_its_own_users_and_nobody_else_s(engine: AsyncEn
         assert sorted(streamed) == sorted(own)
         assert {book.user_id for book in await repository.load(sorted(ids))} == own
         assert {user_id for user_id, _ in await repository.heads_changed_since(long_ago)} == own
+        assert (await repository.heads()).seqs == dict.fromkeys(own, 1)
+        rest = [book.user_id async for batch in repository.stream(sorted(own)[1], batch_size=2) for book in batch]
+        assert sorted(rest) == sorted(own)[2:]
+
+
+async def test_heads_are_of_everybody_who_has_an_event_and_bases_those_of_a_load(
+    engine: AsyncEngine, alice: Holder
+) -> None:
+    await new_user(engine, "bob")
+    carol = await new_user(engine, "carol")
+    await fill(engine, alice, "buy", "1", "100")
+    await fill(engine, carol, "buy", "1", "100", executed_at=datetime.now(UTC) - timedelta(days=2))
+    repository = BookRepository(engine)
+
+    heads = await repository.heads()
+    bases = await repository.day_bases([alice.user_id, carol.user_id])
+
+    assert heads.seqs == {alice.user_id: 1, carol.user_id: 1}
+    loaded = await repository.load([alice.user_id, carol.user_id])
+    assert {(book.user_id, book.day_base, book.base_day) for book in loaded} == set(bases)
+    assert {(base.user_id, base.total) for base in bases} == {(alice.user_id, 0), (carol.user_id, None)}
+    assert {base.day for base in bases} == {heads.day}

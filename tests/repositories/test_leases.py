@@ -61,3 +61,14 @@ async def test_releasing_a_lost_lease_changes_nothing(leases: LeaseRepository) -
 async def test_roles_do_not_touch_each_other(leases: LeaseRepository) -> None:
     assert await leases.acquire("price", "a", 60_000) == 1
     assert await leases.acquire("pnl:0", "b", 60_000) == 1
+
+
+async def test_others_leases_are_told_with_the_time_that_is_left(leases: LeaseRepository) -> None:
+    await leases.acquire("pnl:0/4", "a", 60_000)
+    await leases.acquire("pnl:1/4", "b", 60_000)
+    await leases.acquire("pnl:2/4", "a", 0)
+
+    held = await leases.held_by_others(["pnl:0/4", "pnl:1/4", "pnl:2/4", "pnl:3/4"], "b")
+
+    assert held.keys() == {"pnl:0/4"}
+    assert 50 < held["pnl:0/4"] <= 60

@@ -222,6 +222,7 @@ async def working(
     ttl_ms: int = 600,
     shards: int = 1,
     reconcile_every_s: float = 0,
+    warm_positions: int = 1_000_000,
 ) -> AsyncIterator["asyncio.Task[None]"]:
     """A P&L worker (or one standing by) while the block runs."""
 
@@ -237,6 +238,7 @@ async def working(
             cache_ttl_s=60,
             shards=shards,
             reconcile_every_s=reconcile_every_s,
+            warm_positions=warm_positions,
         )
 
     task = asyncio.create_task(run())

@@ -1,7 +1,7 @@
 """One active worker per role, on a real PostgreSQL; and a database that fails when told to."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -22,8 +22,9 @@ async def leases(database_url: str) -> AsyncIterator[LeaseRepository]:
 class ScriptedLeases:
     """Leases that answer as told; an exception among the answers is raised."""
 
-    def __init__(self, *answers: int | bool | Exception | None) -> None:
+    def __init__(self, *answers: int | bool | Exception | None, held: dict[str, float] | None = None) -> None:
         self._answers = list(answers)
+        self.held = held or {}
         self.calls = 0
 
     def _next(self) -> int | bool | None:
@@ -32,6 +33,9 @@ class ScriptedLeases:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    async def held_by_others(self, roles: Sequence[str], holder: str) -> dict[str, float]:
+        return self.held
 
     async def acquire(self, role: str, holder: str, ttl_ms: int) -> int | None:
         return self._next()
@@ -141,3 +145,30 @@ async def test_a_worker_takes_the_first_role_that_is_free(leases: LeaseRepositor
     await worker.acquire()
 
     assert worker.role == "pnl:1/3"
+
+
+async def test_a_role_is_in_danger_once_its_lease_was_not_renewed_in_time() -> None:
+    leases = ScriptedLeases(7, held={"pnl:0/2": 2.1, "pnl:1/2": 2.9})
+    standby = Leadership(leases, ["pnl:0/2", "pnl:1/2"], "c", 3000)
+    waiting = asyncio.create_task(standby.acquire())
+    async with asyncio.timeout(5):
+        await standby.others_are_active.wait()
+        assert standby.endangered is None
+        leases.held = {"pnl:0/2": 2.9, "pnl:1/2": 1.2}
+        while standby.endangered != "pnl:1/2":
+            await asyncio.sleep(0.01)
+        # It was only late, and its holder goes on.
+        leases.held = {"pnl:0/2": 2.5, "pnl:1/2": 2.8}
+        while standby.endangered is not None:
+            await asyncio.sleep(0.01)
+        leases.held = {"pnl:0/2": 2.5}
+        assert await waiting == 7
+    assert standby.role == "pnl:1/2"
+
+
+async def test_who_takes_a_role_at_once_has_not_stood_by() -> None:
+    worker = Leadership(ScriptedLeases(1), "pnl:0", "a", 300)
+
+    await worker.acquire()
+
+    assert not worker.others_are_active.is_set()

@@ -18,6 +18,7 @@ from app.websocket.mirror import PnlMirror, Row
 from app.workers import pnl_publication
 from app.workers.cache_round import CacheRound
 from app.workers.pnl_publication import Publication
+from app.workers.prepared_users import PreparedUsers
 from app.workers.watchers import Watchers
 from tests.domain.books import (
     INSTRUMENTS,
@@ -218,6 +219,35 @@ def test_many_newcomers_are_told_over_several_flushes(monkeypatch: pytest.Monkey
     told = [[user.user_id for user in desk.speak()["w1"].users] for _ in range(6)]
 
     assert told == [["u0"], ["u1"], ["u2"], ["u3"], ["u4"], []]
+
+
+def test_users_that_were_written_down_go_out_many_at_a_time_and_never_more_than_an_instance_takes_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pnl_publication, "SNAPSHOT_ROWS", 6)
+    monkeypatch.setattr(pnl_publication, "PREPARED_ROWS", 5)
+    monkeypatch.setattr(pnl_publication, "MOST_ROWS_AT_ONCE", 16)
+    desk = Desk()
+    prepared = PreparedUsers(desk.book)
+    desk.publication = Publication(desk.book, desk.watchers, CacheRound(), book_epoch=1, prepared=prepared)
+    for number in range(9):
+        held = [position(f"p{number}.{n}", user_id=f"u{number}") for n in range(3)]
+        desk.book.upsert_user(user_book(*held, user_id=f"u{number}"))
+        assert prepared.prepare(f"u{number}") == 3
+    assert prepared.prepare("nobody") == 0
+    desk.book.upsert_user(user_book(position("p1.0", user_id="u1", version=2), user_id="u1", ledger_seq=2))
+    desk.connect("w1", *(f"u{number}" for number in range(9)))
+
+    told = []
+    for _ in range(4):
+        desk.flush += 1
+        [(_, flush)] = desk.publication.compose(StreamPosition(1, desk.flush), as_of_ms=NOW_MS, event_ms=NOW_MS)
+        heard = decode_pnl_flush(encode_pnl_flush(flush))
+        told.append([(user.user_id, user.ledger_seq, len(user.rows)) for user in heard.users])
+        assert heard.user_unrealized == flush.user_unrealized
+
+    assert told[0] == [("u0", 1, 3), ("u1", 2, 1), *((f"u{n}", 1, 3) for n in (2, 3, 4, 5))]
+    assert told[1:] == [[(f"u{n}", 1, 3) for n in (6, 7, 8)], [], []]
 
 
 def test_who_left_is_not_told_of_and_his_symbols_are_forgotten() -> None:
