@@ -12,7 +12,7 @@ from app.api.authentication import Reader
 from app.api.context import Opened, Web
 from app.api.routing import new_router
 from app.bus.connection import BusUnavailable
-from app.bus.pnl import read_cached_pnl
+from app.bus.pnl import ask_for_pnl, read_cached_pnl
 from app.domain.pnl_snapshot import pnl_snapshot, value_book
 from app.domain.pnl_tree import node_statement, pnl_tree
 from app.domain.prices import StreamPosition
@@ -44,6 +44,7 @@ async def get_pnl(web: Opened, caller: Reader) -> Response:
     cached = await _read_cache(web, caller.user_id)
     if cached is not None and _is_current(web, cached, user.ledger_seq):
         return json_answer(cached)
+    await _ask(web, caller.user_id)
     return json_answer(await _reckon(web, caller.user_id))
 
 
@@ -75,6 +76,14 @@ async def _read_cache(web: Web, user_id: str) -> bytes | None:
     except BusUnavailable as error:
         log.warning("pnl.cache_unavailable", reason=str(error))
         return None
+
+
+async def _ask(web: Web, user_id: str) -> None:
+    """Have the next answers ready. Where that gets lost, the next one is reckoned too."""
+    try:
+        await ask_for_pnl(web.redis, user_id, web.policy.redis_timeout_s)
+    except BusUnavailable as error:
+        log.warning("pnl.not_asked_for", reason=str(error))
 
 
 def _is_current(web: Web, cached: bytes, ledger_seq: int) -> bool:

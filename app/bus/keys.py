@@ -35,6 +35,9 @@ SESSION_CHANNEL = f"{PREFIX}:session-ends"
 INTEREST_CHANNEL = f"{PREFIX}:{{interest}}"
 """Channel: :class:`app.bus.messages.Interest`, from web instances to P&L workers."""
 
+ASKED_CHANNEL = f"{PREFIX}:{{interest}}:asked"
+"""Channel: the id of a user whose P&L was asked for over REST and was not at hand, from web to P&L workers."""
+
 INSTANCES = f"{PREFIX}:{{interest}}:instances"
 """Sorted set: web instance ids, scored by when they expire (Unix milliseconds)."""
 

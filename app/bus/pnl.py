@@ -86,3 +86,8 @@ async def read_cached_pnls(redis: "Redis", user_ids: Sequence[str], timeout_s: f
 async def drop_cached_pnl(redis: "Redis", user_id: str, timeout_s: float) -> None:
     """Forget a user's cached body. Raises BusUnavailable."""
     await deadline(redis.delete(keys.pnl_cache(user_id)), timeout_s)
+
+
+async def ask_for_pnl(redis: "Redis", user_id: str, timeout_s: float) -> None:
+    """Have a user's body kept ready for a while. Raises BusUnavailable."""
+    await deadline(redis.publish(keys.ASKED_CHANNEL, user_id), timeout_s)

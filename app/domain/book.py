@@ -55,6 +55,10 @@ these two bounds 4.7, and the coarse costs add 0.1. That is below the 9.2 at whi
 _MAX_COST_UNITS = MAX_NOTIONAL * 10**18
 
 
+_EVERYBODY = slice(None)
+_NO_ROWS = (np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.uint64))
+
+
 class Holder(msgspec.Struct):
     """A user in the book. Sums are of published leaves, in units of 1e-18, of his reporting currency."""
 
@@ -263,9 +267,12 @@ class Book:
             holder.day_base = None
             self._note(holder)
 
-    def start_day(self, bases: Mapping[int, int], day: date | None = None) -> None:
-        """Set everybody's total P&L at 00:00 UTC, by user slot; who is not among them has none that is known."""
-        for holder in self._holders:
+    def start_day(self, bases: Mapping[int, int], day: date | None = None, slots: slice = _EVERYBODY) -> None:
+        """Set total P&L at 00:00 UTC, by user slot, of everybody or of some slots.
+
+        Who is not among the bases has none that is known.
+        """
+        for holder in self._holders[slots]:
             holder.day_base, holder.base_day = bases.get(holder.slot), day
             self._note(holder)
 
@@ -318,7 +325,9 @@ class Book:
 
     def row_worth(self, rows: Indices) -> tuple[Indices, High, Low]:
         """Unrealised profit of rows, in units of 1e-18; those without a price are left out."""
-        rows = rows[self.prices.priced[self.rows.column[rows]]]
+        if not len(rows):
+            return _NO_ROWS
+        rows = rows.compress(self.prices.priced.take(self.rows.column.take(rows)))
         high, low = self.rows.worth(rows, self.prices.low, self.prices.floats)
         if len(self._odd):
             for place in np.flatnonzero(self.rows.kinds[rows] == Kind.ODD):
@@ -331,10 +340,11 @@ class Book:
         """Total P&L as last valued, by user slot; without those whose total lacks a price."""
         unpriced = set(self.rows.user[self._unpriced_rows()].tolist())
         unpriced |= self._odd.unpriced_users() | self._foreign.unpriced_users()
+        unrealized = zip(self._high.tolist(), self._low.tolist(), strict=True)
         return {
-            slot: holder.sums.realized + self.unrealized(slot)
-            for slot, holder in enumerate(self._holders[: len(self._high)])
-            if slot not in unpriced
+            holder.slot: holder.sums.realized + join(*worth)
+            for holder, worth in zip(self._holders, unrealized, strict=False)
+            if holder.slot not in unpriced
         }
 
     # Who is watched
@@ -357,6 +367,15 @@ class Book:
     def watched_rows(self, columns: Mask) -> Indices:
         """Rows of watched users in the columns of a mask."""
         return self._watched_rows.within(columns)
+
+    def are_watched(self, rows: Indices) -> Mask:
+        """Which rows stand and are of watched users."""
+        return self._watched_rows.holds(rows)
+
+    @property
+    def watched_row_count(self) -> int:
+        """How many rows the watched users have."""
+        return len(self._watched_rows)
 
     def watched_at(self, pairs: Iterable[int]) -> set[int]:
         """Slots of the watched users whom any of these rates concerns."""

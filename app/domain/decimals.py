@@ -43,6 +43,8 @@ _EXACT = Context(
     Emax=999_999,
     traps=[InvalidOperation, DivisionByZero, Overflow, Clamped],
 )
+# Half the time of the methods of Decimal, which are told the context each time.
+_quantize, _scaleb = _EXACT.quantize, _EXACT.scaleb
 
 # ASCII digits only: str.isdigit, \d and Decimal itself accept other scripts.
 _PLAIN = re.compile(r"[0-9]{1,18}(?:\.[0-9]{1,18})?")
@@ -100,7 +102,7 @@ def quantize_state(value: Decimal) -> Decimal:
 
 def to_units(value: Decimal) -> int:
     """Round half to even to 1e-18 and give the integer number of units."""
-    return int(value.quantize(_UNIT_QUANTUM, context=_EXACT).scaleb(SCALE, context=_EXACT))
+    return int(_scaleb(_quantize(value, _UNIT_QUANTUM), SCALE)) if value else 0
 
 
 def published(value: Decimal) -> str:
@@ -136,6 +138,8 @@ def from_units(units: int) -> Decimal:
 
 def format_units(units: int) -> str:
     """Write units as a plain decimal: no exponent, no trailing zeros, no negative zero."""
+    if not units:
+        return "0"
     # By cutting the digits, which is a third faster than dividing: a frame has a dozen of these.
     sign, digits = ("-", str(-units)) if units < 0 else ("", str(units))
     digits = digits.zfill(SCALE + 1)

@@ -117,9 +117,11 @@ class PositionRows:
 
     def worth(self, rows: Indices, price_low: Low, price: Floats) -> tuple[High, Low]:
         """Unrealised profit of rows at prices by column, in units of 1e-18; nothing meaningful for odd ones."""
-        columns = self.column[rows]
-        low = self.qty_low[rows] * price_low[columns] - self.cost_low[rows]
-        about = self.qty[rows] * price[columns] - self.cost_coarse[rows] / _COARSE_PER_MONEY
+        # Taking is some three times as fast as indexing, by numbers as wide as numpy wants them.
+        at = rows.astype(np.intp)
+        columns = self.column.take(at).astype(np.intp)
+        low = self.qty_low.take(at) * price_low.take(columns) - self.cost_low.take(at)
+        about = self.qty.take(at) * price.take(columns) - self.cost_coarse.take(at) / _COARSE_PER_MONEY
         return find_high(low, about * 1e18), low
 
     def market_value(self, rows: Indices, price_low: Low, price: Floats) -> tuple[High, Low]:

@@ -112,6 +112,10 @@ class PriceVector:
     def fresh_ms(self, column: int) -> int:
         return int(self._fresh_ms[column])
 
+    def fresh_ms_of(self, columns: Indices) -> High:
+        """The moments when the prices of columns were certainly right, in milliseconds; 0 without a price."""
+        return self._fresh_ms[columns]
+
     def column(self, symbol: str, source: ValueSource | None = None) -> int:
         """The column of a symbol's default price, or of another; a new one takes the price that is known."""
         known = self._columns.get(symbol) if source is None else self._others.get(symbol, {}).get(source)

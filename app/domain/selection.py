@@ -1,6 +1,7 @@
 """A set of numbers, each with a column, that answers "which are in these columns" at once."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.domain.slack_matrix import grown
 from app.domain.wide import Indices, Mask
@@ -13,7 +14,8 @@ class Selection:
 
     def __init__(self) -> None:
         self._members: Indices = np.zeros(64, np.int32)
-        self._columns: Indices = np.zeros(64, np.int32)
+        # As wide as numpy indexes by: else it would convert them all each time.
+        self._columns: NDArray[np.intp] = np.zeros(64, np.intp)
         self._place_of: Indices = np.full(64, _ABSENT, np.int32)
         self._count = 0
 
@@ -42,6 +44,13 @@ class Selection:
         self._place_of[member] = _ABSENT
         self._count = last
 
+    def holds(self, members: Indices) -> Mask:
+        """Which of these are in."""
+        known = np.minimum(members, len(self._place_of) - 1)
+        mask: Mask = (self._place_of[known] != _ABSENT) & (known == members)
+        return mask
+
     def within(self, columns: Mask) -> Indices:
         """The members whose column is set in a mask."""
-        return self._members[: self._count][columns[self._columns[: self._count]]]
+        chosen = columns.take(self._columns[: self._count])
+        return self._members[: self._count].compress(chosen)

@@ -41,6 +41,7 @@ class SlackMatrix:
         self._used: Indices = np.zeros(64, np.int32)
         self._rows = 0
         self._entry_of: Indices = np.full(64, _NOWHERE, np.int32)
+        self._matrices: dict[str, tuple[Any, tuple[int, ...], tuple[NDArray[Any], ...]]] = {}
 
     def add_row(self) -> int:
         """The number of a new, empty row; rows count up from 0."""
@@ -97,13 +98,26 @@ class SlackMatrix:
         )
 
     def _product(self, data: NDArray[_Scalar], vector: NDArray[_Scalar]) -> NDArray[_Scalar]:
-        end = int(self._starts[self._places])
-        matrix: Any = csr_array(
-            (data[:end], self._columns[:end], self._starts[: self._places + 1]),
-            shape=(self._places, len(vector)),
-        )
-        product: NDArray[_Scalar] = matrix @ vector
+        product: NDArray[_Scalar] = self._matrix(data, len(vector)) @ vector
         return product
+
+    def _matrix(self, data: NDArray[Any], width: int) -> Any:
+        """The entries as scipy multiplies them: the arrays themselves, so that it is made anew only for other ones.
+
+        Making it looks at every entry.
+        """
+        end = int(self._starts[self._places])
+        parts = (data, self._columns, self._starts)
+        made_of = (end, self._places, width, *map(id, parts))
+        matrix, known, _ = self._matrices.get(data.dtype.kind, (None, (), ()))
+        if known != made_of:
+            entries = (data[:end], self._columns[:end], self._starts[: self._places + 1])
+            matrix = csr_array(entries, shape=(self._places, width), copy=False)
+            # Where much room is to spare scipy copies all the same.
+            matrix.data, matrix.indices, matrix.indptr = entries
+            # The arrays are kept with it: a number of one that is gone may be given to another.
+            self._matrices[data.dtype.kind] = (matrix, made_of, parts)
+        return matrix
 
     def _make_room(self, row: int, needed: int) -> None:
         old = int(self._place_of[row])

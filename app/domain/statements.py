@@ -24,6 +24,8 @@ def position_statement(valued: Valued) -> dict[str, Any]:
     position, value, reported = valued.position, valued.value, valued.reported
     state, realized, mark = position.state, value.realized, value.mark
     entry = entry_price(position.instrument, state)
+    signed, net = format_decimal(state.signed_qty), format_units(realized.net)
+    is_converted = position.converted is not None
     return {
         "position_id": position.position_id,
         "account_id": position.account_id,
@@ -31,8 +33,8 @@ def position_statement(valued: Valued) -> dict[str, Any]:
         "market": position.instrument.market,
         "position_side": position.position_side,
         "side": position.side,
-        "quantity": format_decimal(state.signed_qty.copy_abs()),
-        "signed_qty": format_decimal(state.signed_qty),
+        "quantity": signed.removeprefix("-"),
+        "signed_qty": signed,
         "entry_price": _decimal(entry),
         "cost_basis": format_units(value.cost_basis),
         "mark_price": None if mark is None else format_decimal(mark.price),
@@ -42,7 +44,7 @@ def position_statement(valued: Valued) -> dict[str, Any]:
         "market_value": _units(value.market_value),
         "unrealized_pnl": _units(value.unrealized_pnl),
         "unrealized_pnl_pct": value.unrealized_pnl_pct,
-        "realized_pnl": format_units(realized.net),
+        "realized_pnl": net,
         "realized_pnl_gross": format_units(realized.gross),
         "fees": format_units(realized.fees),
         "fees_unpriced": {asset: format_decimal(fee) for asset, fee in state.fees_unpriced.items()},
@@ -51,7 +53,7 @@ def position_statement(valued: Valued) -> dict[str, Any]:
         "settle_asset": position.instrument.settle,
         "rate_to_reporting": _rate(valued),
         "unrealized_pnl_reported": _units(reported.unrealized_pnl),
-        "realized_pnl_reported": format_units(reported.realized.net),
+        "realized_pnl_reported": format_units(reported.realized.net) if is_converted else net,
         "strategy": position.strategy or None,
         "note": position.note or None,
         "take_profit": _decimal(position.take_profit),

@@ -14,8 +14,9 @@ from app.domain.book import Book, Change, Holder, Valuation
 from app.domain.decimals import format_decimal
 from app.domain.positions import Position
 from app.domain.prices import StreamPosition
+from app.domain.row_statements import RowStatements
 from app.domain.shards import EVERYBODY, Shard
-from app.domain.still_statement import still_statement
+from app.domain.still_statement import StillStatement, still_statement
 from app.domain.wide import High, Indices, Low, Mask
 from app.workers.cache_round import CacheRound
 from app.workers.watchers import Instance, Watchers
@@ -27,18 +28,25 @@ SNAPSHOT_ROWS = 3000
 class _Moment:
     """What all instances are told of from: one valuation, and everything that changed up to it."""
 
-    def __init__(self, book: Book, valuation: Valuation, changes: Mapping[int, Change]) -> None:
+    def __init__(
+        self, book: Book, valuation: Valuation, changes: Mapping[int, Change], statements: RowStatements
+    ) -> None:
         self.valuation = valuation
-        self.changed_users = {slot: _changed_user(book, slot, change) for slot, change in changes.items()}
+        self.changed_users = {slot: _changed_user(book, statements, slot, change) for slot, change in changes.items()}
         self.changed_rows = np.array([row for change in changes.values() for row in change.rows], np.int32)
         # A changed row whose price moved too is among the watched ones.
         others = self.changed_rows[~valuation.values_changed[book.rows.column[self.changed_rows]]]
         moved = np.concatenate((book.watched_rows(valuation.values_changed), others))
         self.rows, self.high, self.low = book.row_worth(moved)
+        self.row_users = book.rows.user.take(self.rows).astype(np.intp)
 
 
 class Publication:
-    """Composes flushes. ``book_epoch`` is the fencing epoch of this worker, ``layout`` that of the number of shards."""
+    """Composes flushes.
+
+    ``book_epoch`` is the fencing epoch of this worker, ``layout`` that of the
+    number of shards. ``statements`` get those of the rows that are told.
+    """
 
     def __init__(
         self,
@@ -49,8 +57,10 @@ class Publication:
         book_epoch: int,
         shard: Shard = EVERYBODY,
         layout: int = 0,
+        statements: RowStatements | None = None,
     ) -> None:
         self.layout = layout
+        self._statements = RowStatements(book) if statements is None else statements
         self._book = book
         self._watchers = watchers
         self._cache = cache
@@ -81,7 +91,7 @@ class Publication:
         """One flush per live instance: every price, row and total in it is of one moment."""
         book = self._book
         valuation = book.revalue(as_of_ms, silent=silent)
-        moment = _Moment(book, valuation, book.take_changes())
+        moment = _Moment(book, valuation, book.take_changes(), self._statements)
         marks: dict[int, MarkUpdate] = {}
         rates: dict[int, RateUpdate] = {}
         instances = list(self._watchers.instances.values())
@@ -125,8 +135,8 @@ class Publication:
         following = instance.following(len(self._book))
         users = [update for slot, update in moment.changed_users.items() if following[slot]]
         slots = np.flatnonzero(moment.valuation.users_changed & following).astype(np.int32)
-        chosen = following[self._book.rows.user[moment.rows]]
-        return users, slots, (moment.rows[chosen], moment.high[chosen], moment.low[chosen])
+        chosen = following.take(moment.row_users)
+        return users, slots, (moment.rows.compress(chosen), moment.high.compress(chosen), moment.low.compress(chosen))
 
     def _newcomers(self, instance: Instance, most_rows: int) -> tuple[list[UserUpdate], Indices, Indices]:
         """Whole users an instance waits for, at least one, as many as there is room for."""
@@ -135,7 +145,7 @@ class Publication:
         for holder in self._next_waiting(instance):
             if updates and len(rows) + len(holder.rows) > most_rows:
                 break
-            updates.append(_whole_user(self._book, holder))
+            updates.append(_whole_user(self._book, self._statements, holder))
             rows.extend(holder.rows.values())
             self._watchers.follow(instance, holder.user_id, holder.slot)
         slots = np.array([update.slot for update in updates], np.int32)
@@ -218,34 +228,42 @@ class Publication:
 
     def _row_columns(self, rows: tuple[Indices, High, Low], new_rows: Indices) -> Columns:
         numbers, high, low = rows
-        new_numbers, new_high, new_low = self._book.row_worth(new_rows)
-        slots = self._book.rows.slot[np.concatenate((numbers, new_numbers))]
-        return Columns(
-            slots.tobytes(), np.concatenate((high, new_high)).tobytes(), np.concatenate((low, new_low)).tobytes()
-        )
+        if len(new_rows):
+            new_numbers, new_high, new_low = self._book.row_worth(new_rows)
+            numbers = np.concatenate((numbers, new_numbers))
+            high, low = np.concatenate((high, new_high)), np.concatenate((low, new_low))
+        return Columns(self._book.rows.slot.take(numbers).tobytes(), high.tobytes(), low.tobytes())
 
 
 def _user_columns(valuation: Valuation, slots: Indices) -> Columns:
-    return Columns(slots.astype(np.int32).tobytes(), valuation.high[slots].tobytes(), valuation.low[slots].tobytes())
+    at = slots.astype(np.intp)
+    return Columns(
+        slots.astype(np.int32).tobytes(), valuation.high.take(at).tobytes(), valuation.low.take(at).tobytes()
+    )
 
 
-def _changed_user(book: Book, slot: int, change: Change) -> UserUpdate:
+def _changed_user(book: Book, statements: RowStatements, slot: int, change: Change) -> UserUpdate:
     """A user whose rows or sums changed. Rows that closed are told a last time, those that vanished are only named."""
-    rows = [_open_row(book, row) for row in sorted(change.rows)]
+    rows = [_open_row(book, statements, row) for row in sorted(change.rows)]
     closed = [
-        _row(ended, position, position.symbol) for ended, position in change.ended.items() if position is not None
+        _row(ended, position, position.symbol, still_statement(position))
+        for ended, position in change.ended.items()
+        if position is not None
     ]
     vanished = [ended for ended, position in change.ended.items() if position is None]
     return _user(book.holder(slot), full=False, rows=[*rows, *closed], removed=vanished)
 
 
-def _whole_user(book: Book, holder: Holder) -> UserUpdate:
-    rows = [_open_row(book, row) for row in holder.rows.values()]
+def _whole_user(book: Book, statements: RowStatements, holder: Holder) -> UserUpdate:
+    rows = [_open_row(book, statements, row) for row in holder.rows.values()]
     return _user(holder, full=True, rows=rows, removed=[])
 
 
-def _open_row(book: Book, row: int) -> RowUpdate:
-    return _row(int(book.rows.slot[row]), book.position(row), book.prices.name(int(book.rows.column[row])))
+def _open_row(book: Book, statements: RowStatements, row: int) -> RowUpdate:
+    position = book.position(row)
+    still = still_statement(position)
+    statements.keep(row, position, still)
+    return _row(int(book.rows.slot[row]), position, book.prices.name(int(book.rows.column[row])), still)
 
 
 def _user(holder: Holder, *, full: bool, rows: list[RowUpdate], removed: list[int]) -> UserUpdate:
@@ -273,8 +291,7 @@ def _user(holder: Holder, *, full: bool, rows: list[RowUpdate], removed: list[in
     )
 
 
-def _row(slot: int, position: Position, mark: str) -> RowUpdate:
-    still = still_statement(position)
+def _row(slot: int, position: Position, mark: str, still: StillStatement) -> RowUpdate:
     return RowUpdate(
         slot=slot,
         position_id=position.position_id,

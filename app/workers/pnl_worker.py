@@ -32,7 +32,6 @@ from app.bus.pnl import PnlPublisher
 from app.bus.prices import PriceBoard, decode_flush, read_prices
 from app.bus.subscription import Message, Resync, Subscription
 from app.domain.book import Book
-from app.domain.pnl_snapshot import Prices, pnl_snapshot
 from app.domain.prices import Price
 from app.domain.shards import EVERYBODY, Shard, shards_of
 from app.repositories.books import BookRepository
@@ -46,8 +45,9 @@ from app.repositories.restating import RestatingRepository
 from app.repositories.roll_up import RollUpRepository
 from app.repositories.samples import SampleRepository
 from app.workers.book_keeper import BookKeeper
+from app.workers.cache_keeper import CACHE_EVERY_S, CacheKeeper
 from app.workers.cache_round import CacheRound
-from app.workers.day_turn import DayTurn
+from app.workers.day_turn import DayStart, DayTurn
 from app.workers.funding_turn import FundingTurn
 from app.workers.history_keeper import HistoryKeeper
 from app.workers.inbox import Inbox
@@ -69,10 +69,8 @@ _LOOK_EVERY_S = 0.05
 """How often the pace is asked when no message comes: well below every wait in it."""
 _SILENCE_S = 5.0
 """The price worker speaks ten times a second; so long without a word and the connection counts as dead."""
-_CACHE_EVERY_S = 0.1
-_CACHED_AT_ONCE = 100
-_CACHED_ROWS_AT_ONCE = 300
-"""Rendering a row takes some 30 µs, and publishing must not wait long for it."""
+_CACHE_APART_S = 0.7 * CACHE_EVERY_S
+"""What comes between two flushes of prices is no time to write."""
 _HELD_EVERY_S = 0.3
 _HELD_AGAIN_S = 10.0
 _LAYOUT_EVERY_S = 1.0
@@ -114,7 +112,15 @@ class PnlWorker:
         self._book = Book(stale_after_ms)
         self._watchers = Watchers(self._book, shard)
         self._cache = CacheRound()
-        self._publication = Publication(self._book, self._watchers, self._cache, book_epoch=epoch, shard=shard)
+        self._cached = CacheKeeper(self._book, self._cache, ttl_s=cache_ttl_s, stale_after_ms=stale_after_ms)
+        self._publication = Publication(
+            self._book,
+            self._watchers,
+            self._cache,
+            book_epoch=epoch,
+            shard=shard,
+            statements=self._cached.bodies.statements,
+        )
         self._publisher = PnlPublisher(redis, redis_timeout_s, cache_ttl_s, shard)
         self._keeper = BookKeeper(books, self._book, reporting_currency)
         self._funding = FundingTurn(
@@ -131,6 +137,7 @@ class PnlWorker:
         self._reconcile_every_s = reconcile_every_s
         self._pace = PnlPace(time.monotonic())
         self._day = DayTurn()
+        self._day_start = DayStart(self._book)
         self._history = HistoryKeeper(self._book, samples, roll_up, restating, stale_after_ms=stale_after_ms)
         self._event_ms = 0
         self._has_spoken = asyncio.Event()
@@ -141,7 +148,7 @@ class PnlWorker:
 
     async def run(self) -> NoReturn:
         """Run until cancelled. Raises DatabaseUnavailable where the load at the start fails."""
-        channels = (keys.PRICE_CHANNEL, keys.EVENT_CHANNEL, keys.INTEREST_CHANNEL)
+        channels = (keys.PRICE_CHANNEL, keys.EVENT_CHANNEL, keys.INTEREST_CHANNEL, keys.ASKED_CHANNEL)
         subscription = Subscription(self._redis, channels, silence_s=_SILENCE_S)
         async with asyncio.TaskGroup() as tasks:
             # Listening comes first: what happens during the load waits in the inbox.
@@ -234,6 +241,8 @@ class PnlWorker:
                 self._take_flush(decode_flush(event.payload))
             elif event.channel == keys.EVENT_CHANNEL:
                 self._take_event(decode_event(event.payload))
+            elif event.channel == keys.ASKED_CHANNEL:
+                self._cached.ask(event.payload.decode(errors="replace"), time.monotonic())
             else:
                 self._instances.announced(decode_interest(event.payload))
         except msgspec.DecodeError as error:
@@ -253,7 +262,7 @@ class PnlWorker:
             return
         if event.kind == "correction":
             for day in unknown_days(event.data):
-                self._book.forget_base(event.user_id, day)
+                self._day_start.forget(event.user_id, day)
         # Accounts and corrections change what no position tells: sums, balances, what values an account.
         if (
             event.kind in {"account", "correction"}
@@ -312,53 +321,33 @@ class PnlWorker:
     def _turn_day(self, as_of_ms: int) -> None:
         """Take everybody's base at the beginning of a UTC day."""
         turn = self._day.at(as_of_ms) if self._board.epoch else None
-        if turn is None:
-            return
-        bases = self._book.day_bases()
-        if turn.whose == "everybody":
-            self._book.start_day(bases, turn.day)
-        else:
-            bases = self._book.fill_day(bases)
-        marks = {symbol: price.price for symbol, price in self._book.prices.known.items()}
-        totals = {self._book.holder(slot).user_id: base for slot, base in bases.items()}
-        self._keeper.record_day(turn.day, totals, marks)
+        if turn is not None:
+            bases = self._day_start.begin(turn)
+            marks = {symbol: price.price for symbol, price in self._book.prices.known.items()}
+            totals = {self._book.holder(slot).user_id: base for slot, base in bases.items()}
+            self._keeper.record_day(turn.day, totals, marks)
+        self._day_start.step()
 
     async def _keep_cache(self) -> NoReturn:
         """Write the P&L of watched users for REST, as much at a time as does not disturb the stream."""
-        schedule = Schedule(_CACHE_EVERY_S)
+        written_at = 0.0
         while True:
-            await schedule.beat()
-            # Right behind a flush, so that the next one never waits for it.
+            # Right behind a flush, so that the next one never waits for it. No beat of its own: one that falls
+            # between flushes now and now behind them would miss every second one.
             self._has_spoken.clear()
             await self._has_spoken.wait()
+            now = time.monotonic()
             # The cache is not fenced by the epoch: write only while nobody else can be active.
-            if not self._leadership.is_certain:
+            if now - written_at < _CACHE_APART_S or not self._leadership.is_certain:
                 continue
-            bodies = self._next_bodies(time.monotonic())
+            written_at = now
+            as_of_ms = self._pace.as_of_ms(now, _now_ms())
+            bodies = self._cached.next_bodies(now, as_of_ms, self._pace.place, silent=self._pace.is_silent)
             try:
                 if bodies:
                     await self._publisher.cache(bodies)
             except BusUnavailable as error:
                 self._note_bus(error)
-
-    def _next_bodies(self, now: float) -> dict[str, bytes]:
-        bodies: dict[str, bytes] = {}
-        rows = 0
-        as_of_ms = self._pace.as_of_ms(now, _now_ms())
-        for slot in self._cache.next(now, _CACHED_AT_ONCE):
-            rows += len(self._book.holder(slot).rows)
-            if bodies and rows > _CACHED_ROWS_AT_ONCE:
-                break
-            self._cache.note_written(slot, now)
-            if self._book.is_watched(slot):
-                bodies[self._book.holder(slot).user_id] = self._body(slot, as_of_ms)
-        return bodies
-
-    def _body(self, slot: int, as_of_ms: int) -> bytes:
-        # While the feed is silent no price is fresh, however young.
-        stale_after_ms = -1 if self._pace.is_silent else self._stale_after_ms
-        prices = Prices(self._book.prices.known, self._book.rates.book, as_of_ms, stale_after_ms)
-        return msgspec.json.encode(pnl_snapshot(self._book.user_book(slot), prices, self._pace.place))
 
     async def _keep_held(self) -> NoReturn:
         """Tell the price worker which symbols stand in a position."""

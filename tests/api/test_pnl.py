@@ -1,5 +1,6 @@
 """GET /pnl: exact, complete or saying what is missing, from the cache only while it is current."""
 
+from contextlib import aclosing
 from decimal import Decimal
 from typing import Any
 
@@ -8,6 +9,7 @@ import msgspec
 import pytest
 
 from app.bus import keys
+from app.bus.subscription import Message, Resync, Subscription
 
 from .conftest import Api, OpenPosition
 
@@ -93,6 +95,23 @@ async def test_the_cache_counts_while_it_knows_the_last_change_and_is_new(
     await api.web.redis.set(keys.pnl_cache(user_id), msgspec.json.encode(cached))
 
     assert ("from" in await get_pnl(alice)) is is_used
+
+
+async def test_an_answer_that_had_to_be_reckoned_is_asked_for_and_one_that_was_ready_is_not(
+    api: Api, alice: httpx2.AsyncClient, open_position: OpenPosition
+) -> None:
+    await open_position()
+    user_id = (await alice.get("/api/v1/me")).json()["user_id"]
+    subscription = Subscription(api.web.redis, [keys.ASKED_CHANNEL], silence_s=5.0)
+    async with aclosing(subscription.events()) as events:
+        assert await anext(events) == Resync()
+        await get_pnl(alice)
+        assert await anext(events) == Message(keys.ASKED_CHANNEL, user_id.encode())
+        ready = {"ledger_seq": 1, "as_of_ms": api.web.market.as_of_ms}
+        await api.web.redis.set(keys.pnl_cache(user_id), msgspec.json.encode(ready))
+        await get_pnl(alice)
+        await api.web.redis.publish(keys.ASKED_CHANNEL, "the next one")
+        assert await anext(events) == Message(keys.ASKED_CHANNEL, b"the next one")
 
 
 async def test_a_cache_that_cannot_be_read_is_done_without(

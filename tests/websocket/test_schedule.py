@@ -142,6 +142,19 @@ async def test_one_that_wants_less_is_sent_less() -> None:
         assert len(slow.frames) == 1
 
 
+async def test_nobody_is_sent_more_than_he_asked_for_however_often_prices_move() -> None:
+    room = Room()
+    _, outlet = room.enter(hz=40)
+    began = time.monotonic()
+    async with running(room):
+        while len(outlet.frames) < 30:
+            room.flush(str(room.flush_number))
+            await asyncio.sleep(0.004)
+    took = time.monotonic() - began
+    # The first needs no rest, and one that was early is made up for by the next.
+    assert len(outlet.frames) <= 40 * took + 2
+
+
 async def test_a_hurried_connection_does_not_wait_for_its_turn() -> None:
     room = Room()
     connection, outlet = room.enter(hz=0.1)

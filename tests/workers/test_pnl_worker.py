@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.bus import keys
 from app.bus.connection import connect
+from app.bus.pnl import ask_for_pnl
 from app.bus.prices import read_prices, write_instruments
 from app.domain.decimals import parse_signed
 from app.domain.pnl_snapshot import Prices, pnl_snapshot
@@ -24,7 +25,18 @@ from app.repositories.database import create_engine
 from app.workers.leadership import LeaseLost
 from app.workers.pnl_worker import ROLE
 from tests.domain.books import instrument
-from tests.workers.desk import Market, Trader, WebInstance, cached, listening, stale_marks, statement_of, until, working
+from tests.workers.desk import (
+    TIMEOUT_S,
+    Market,
+    Trader,
+    WebInstance,
+    cached,
+    listening,
+    stale_marks,
+    statement_of,
+    until,
+    working,
+)
 
 
 @pytest.fixture
@@ -385,6 +397,25 @@ async def test_nothing_is_cached_for_who_is_not_watched(
         await cached(redis, trader)
 
     assert await redis.get(keys.pnl_cache(other.user_id)) is None
+
+
+async def test_who_is_asked_for_over_rest_is_cached_though_nobody_watches_him(
+    engine: AsyncEngine, redis: Redis, trader: Trader, market: Market, web: WebInstance
+) -> None:
+    other = await Trader.register(engine, redis, "bob")
+    await other.trade("buy", "1", "90")
+
+    async with working(engine, redis), market.beating():
+        await until(lambda: web.places)
+        await redis.publish(keys.ASKED_CHANNEL, b"\xff no user")
+        await ask_for_pnl(redis, other.user_id, 1.0)
+        first = await cached(redis, other)
+        async with asyncio.timeout(TIMEOUT_S):
+            while (again := await cached(redis, other))["as_of_ms"] == first["as_of_ms"]:
+                await asyncio.sleep(0.05)
+
+    assert first["totals"]["unrealized_pnl"] == again["totals"]["unrealized_pnl"] == "10"
+    assert again["as_of_ms"] > first["as_of_ms"]
 
 
 async def test_held_symbols_follow_the_positions(engine: AsyncEngine, redis: Redis, trader: Trader) -> None:

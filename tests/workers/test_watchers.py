@@ -1,10 +1,12 @@
 """Who watches whom, by announcements that may get lost."""
 
+import pytest
+
 from app.bus.interest import digest
 from app.bus.messages import Interest
 from app.domain.book import Book
 from app.domain.shards import Shard
-from app.workers.cache_round import CacheRound
+from app.workers.cache_round import CacheRound, rows_at_once
 from app.workers.watchers import Watchers
 from tests.domain.books import STALE_AFTER_MS, position, user_book
 
@@ -86,6 +88,50 @@ def test_who_did_not_change_is_not_written_again() -> None:
     cache.note_written(1, 10.0)
 
     assert cache.next(99.0, 9) == []
+
+
+@pytest.mark.parametrize(
+    ("watched", "rows"), [(0, 300), (100_000, 300), (250_000, 521), (480_000, 1000), (1_000_000, 1000)]
+)
+def test_everybody_is_written_before_what_was_written_last_is_over_within_what_a_flush_can_wait(
+    watched: int, rows: int
+) -> None:
+    assert rows_at_once(watched, 60, 0.1) == rows
+
+
+def test_who_is_asked_for_comes_first_each_second_whether_anything_changed_or_not() -> None:
+    cache = CacheRound()
+    cache.mark([1, 2, 3])
+    cache.ask(3, 10.0)
+    cache.ask(900, 10.0)
+    assert cache.next(10.0, 3) == [3, 900, 1]
+    for slot in (3, 900, 1):
+        cache.note_written(slot, 10.0)
+
+    assert cache.next(10.9, 3) == [2]
+    assert cache.next(11.0, 3) == [3, 900, 2]
+
+
+def test_who_is_asked_for_no_more_is_left_out() -> None:
+    cache = CacheRound()
+    cache.ask(1, 10.0)
+    cache.ask(2, 30.0)
+    cache.ask(1, 40.0)
+    assert (cache.next(80.0, 9), cache.next(90.0, 9)) == ([2, 1], [1])
+    assert not cache.is_asked(2)
+
+    assert cache.next(100.0, 9) == []
+
+
+def test_of_many_the_cache_chooses_those_who_waited_longest() -> None:
+    cache = CacheRound()
+    cache.mark(range(1000))
+    assert len(cache.next(1.0, 1000)) == 1000
+    for slot in range(1000):
+        cache.note_written(slot, 1000.0 - slot)
+    cache.mark(range(1000))
+
+    assert cache.next(2000.0, 5) == [999, 998, 997, 996, 995]
 
 
 def test_users_of_other_shards_count_in_the_digest_and_are_never_waited_for() -> None:
