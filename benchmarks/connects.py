@@ -1,9 +1,8 @@
 """What a connection costs from its first packet to its first snapshots, in each process: a crowd, several times over.
 
-``python -m benchmarks.connects --users 1500 --rounds 7``. CPU time of the whole
-family of each process, a connection, so that a busy machine falsifies little.
-By default each client is sent one update after its snapshots and then none for
-ten seconds, which leaves the fan-out to those who are in already out of it.
+``python -m benchmarks.connects``. CPU time of the whole family of each process, a
+connection, less what it uses with nobody there. The market is nearly still, so
+that the fan-out to those who are in already adds little.
 """
 
 import argparse
