@@ -4,17 +4,17 @@ Only values are kept, as JSON, one after the other: names would treble the 300
 bytes of a row. A template puts both together with what moves.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 
 from app.domain.book import Book
 from app.domain.positions import Position
 from app.domain.slack_matrix import grown
 from app.domain.statements import position_statement
+from app.domain.still_statement import STILL, StillStatement, still_statement
 from app.domain.valuation import Valued, report, value_position
 from app.domain.wide import High, Indices, Low, Mask, split
 
@@ -39,7 +39,7 @@ MOST_KEPT: Final = 262_144
 
 _MOST_REALIZED: Final = 2**120
 _NEVER: Final = -1
-_encoder = msgspec.json.Encoder()
+_BEFORE_RATE: Final = STILL.index("realized_pnl_reported")
 
 
 class RowStatements:
@@ -59,7 +59,6 @@ class RowStatements:
         self.is_plain: Mask = np.zeros(64, np.bool_)
         """By row: whether it is in its user's usual account, and what it realised leaves room to add to."""
         self._template = ""
-        self._still_of: Callable[[Mapping[str, Any]], tuple[Any, ...]] = tuple
         self._in_order: Callable[[Sequence[str]], tuple[str, ...]] = tuple
         self._made_in_vain = 0
 
@@ -99,17 +98,19 @@ class RowStatements:
         for row in gone.tolist():
             del self._texts[row]
 
-    def keep(self, row: int, position: Position, realized_net: int, statement: Mapping[str, Any]) -> None:
+    def keep(self, row: int, position: Position, still: StillStatement) -> None:
         """Take over the statement of a row as it is now: whoever made one for other ends saves making it again."""
         book = self._book
         if not self._template:
-            self._lay_out(list(statement))
-        text = _encoder.encode_lines(self._still_of(statement))[:-1].decode()
+            self._lay_out(list(_statement(position)))
+        rate = '"1"' if position.converted is None else "null"
+        text = "\n".join((*still.values[:_BEFORE_RATE], rate, *still.values[_BEFORE_RATE:]))
         if row >= len(self._slot):
             self._make_room(row + 1)
-        self.net_high[row], self.net_low[row] = split(realized_net)
+        net = still.realized_pnl
+        self.net_high[row], self.net_low[row] = split(net)
         usual = book.holder(int(book.rows.user[row])).usual_account
-        self.is_plain[row] = position.account_id == usual and abs(realized_net) < _MOST_REALIZED
+        self.is_plain[row] = position.account_id == usual and abs(net) < _MOST_REALIZED
         if row not in self._texts and len(self._texts) >= self._most_kept:
             self._unkept[row] = text
             return
@@ -118,14 +119,11 @@ class RowStatements:
 
     def _make(self, row: int) -> None:
         position = self._book.position(row)
-        value = value_position(position, None, 0, 0)
-        valued = Valued(position, value, report(position, value, None), None, is_stale=False)
-        self.keep(row, position, value.realized.net, position_statement(valued))
+        self.keep(row, position, still_statement(position))
 
     def _lay_out(self, names: list[str]) -> None:
         """Find where values stand in a statement, those that are kept first and those that move behind them."""
         still = [name for name in names if name not in _MOVES]
-        self._still_of = itemgetter(*still)
         places = {name: place for place, name in enumerate(still)}
         places.update({name: len(places) + place for place, name in enumerate(MOVING)})
         quoted = _MOVES - _UNQUOTED
@@ -138,3 +136,8 @@ class RowStatements:
         self.net_high = grown(self.net_high, needed)
         self.net_low = grown(self.net_low, needed)
         self.is_plain = grown(self.is_plain, needed)
+
+
+def _statement(position: Position) -> dict[str, Any]:
+    value = value_position(position, None, 0, 0)
+    return position_statement(Valued(position, value, report(position, value, None), None, is_stale=False))

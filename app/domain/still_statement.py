@@ -32,12 +32,50 @@ MOVING: Final = (
 _encoder = msgspec.json.Encoder()
 
 
-class StillStatement(msgspec.Struct, frozen=True, gc=False):
-    """``text`` is a JSON object without its end; the amounts are units of 1e-18 of the settle asset."""
+STILL: Final = (
+    "position_id",
+    "account_id",
+    "symbol",
+    "market",
+    "position_side",
+    "side",
+    "quantity",
+    "signed_qty",
+    "entry_price",
+    "cost_basis",
+    "realized_pnl",
+    "realized_pnl_gross",
+    "fees",
+    "fees_unpriced",
+    "funding",
+    "settle_asset",
+    "realized_pnl_reported",
+    "strategy",
+    "note",
+    "take_profit",
+    "stop_loss",
+    "status",
+    "opened_at",
+    "updated_at",
+    "closed_at",
+    "version",
+)
+"""The others, in their order."""
 
-    text: str
+_TEMPLATE: Final = "{" + ",".join(f'"{name}":%s' for name in STILL)
+
+
+class StillStatement(NamedTuple):
+    """``values`` are JSON, one of each of :data:`STILL`; the amounts are units of 1e-18 of the settle asset."""
+
+    values: tuple[str, ...]
     cost_basis: int
     realized_pnl: int
+
+    @property
+    def text(self) -> str:
+        """All of it as a JSON object without its end."""
+        return _TEMPLATE % self.values
 
 
 def still_statement(position: Position) -> StillStatement:
@@ -54,22 +92,35 @@ def still_statement(position: Position) -> StillStatement:
     signed_qty = format_decimal(state.signed_qty)
     opened = timestamp(position.opened_at)
     updated = opened if position.updated_at == position.opened_at else timestamp(position.updated_at)
-    text = (
-        f'{{"position_id":{_json(position.position_id)},"account_id":{_json(position.account_id)},'
-        f'"symbol":{_json(instrument.symbol)},"market":"{instrument.market}",'
-        f'"position_side":"{position.position_side}","side":"{position.side}",'
-        f'"quantity":"{signed_qty.removeprefix("-")}","signed_qty":"{signed_qty}",'
-        f'"entry_price":{_decimal(entry)},"cost_basis":"{cost_basis}",'
-        f'"realized_pnl":"{realized.net}","realized_pnl_gross":"{realized.gross}",'
-        f'"fees":"{realized.fees}","fees_unpriced":{_unpriced(state.fees_unpriced)},'
-        f'"funding":"{realized.funding}","settle_asset":{_json(instrument.settle)},'
-        f'"realized_pnl_reported":"{reported.net}",'
-        f'"strategy":{_text(position.strategy)},"note":{_text(position.note)},'
-        f'"take_profit":{_decimal(position.take_profit)},"stop_loss":{_decimal(position.stop_loss)},'
-        f'"status":"{position.status}","opened_at":"{opened}","updated_at":"{updated}",'
-        f'"closed_at":{_moment(position)},"version":{position.version}'
+    values = (
+        _json(position.position_id),
+        _json(position.account_id),
+        _json(instrument.symbol),
+        f'"{instrument.market}"',
+        f'"{position.position_side}"',
+        f'"{position.side}"',
+        f'"{signed_qty.removeprefix("-")}"',
+        f'"{signed_qty}"',
+        _decimal(entry),
+        f'"{cost_basis}"',
+        f'"{realized.net}"',
+        f'"{realized.gross}"',
+        f'"{realized.fees}"',
+        _unpriced(state.fees_unpriced),
+        f'"{realized.funding}"',
+        _json(instrument.settle),
+        f'"{reported.net}"',
+        _text(position.strategy),
+        _text(position.note),
+        _decimal(position.take_profit),
+        _decimal(position.stop_loss),
+        f'"{position.status}"',
+        f'"{opened}"',
+        f'"{updated}"',
+        _moment(position),
+        str(position.version),
     )
-    return StillStatement(text, published_units(cost_basis), published_units(realized.net))
+    return StillStatement(values, published_units(cost_basis), published_units(realized.net))
 
 
 class _Realized(NamedTuple):

@@ -13,6 +13,7 @@ from app.bus.messages import Columns, MarkUpdate, PnlFlush, RateUpdate, UserUpda
 from app.domain.book import Book, Change, Holder, Valuation
 from app.domain.decimals import format_decimal
 from app.domain.prices import StreamPosition
+from app.domain.row_statements import RowStatements
 from app.domain.shards import EVERYBODY, Shard
 from app.domain.wide import High, Indices, Low, Mask
 from app.workers.cache_round import CacheRound
@@ -33,9 +34,11 @@ MOST_ROWS_AT_ONCE = 4000
 class _Moment:
     """What all instances are told of from: one valuation, and everything that changed up to it."""
 
-    def __init__(self, book: Book, valuation: Valuation, changes: Mapping[int, Change]) -> None:
+    def __init__(
+        self, book: Book, valuation: Valuation, changes: Mapping[int, Change], statements: RowStatements
+    ) -> None:
         self.valuation = valuation
-        self.changed_users = {slot: changed_user(book, slot, change) for slot, change in changes.items()}
+        self.changed_users = {slot: changed_user(book, slot, change, statements) for slot, change in changes.items()}
         self.changed_rows = np.array([row for change in changes.values() for row in change.rows], np.int32)
         # A changed row whose price moved too is among the watched ones.
         others = self.changed_rows[~valuation.values_changed[book.rows.column[self.changed_rows]]]
@@ -48,7 +51,7 @@ class Publication:
     """Composes flushes.
 
     ``book_epoch`` is the fencing epoch of this worker, ``layout`` that of the
-    number of shards.
+    number of shards. ``statements`` get those of the rows that are told.
     """
 
     def __init__(
@@ -61,9 +64,11 @@ class Publication:
         shard: Shard = EVERYBODY,
         layout: int = 0,
         prepared: PreparedUsers | None = None,
+        statements: RowStatements | None = None,
     ) -> None:
         self.layout = layout
         self._prepared = PreparedUsers(book) if prepared is None else prepared
+        self._statements = RowStatements(book) if statements is None else statements
         self._book = book
         self._watchers = watchers
         self._cache = cache
@@ -99,7 +104,7 @@ class Publication:
         """One flush per live instance: every price, row and total in it is of one moment."""
         book = self._book
         valuation = book.revalue(as_of_ms, silent=silent)
-        moment = _Moment(book, valuation, book.take_changes())
+        moment = _Moment(book, valuation, book.take_changes(), self._statements)
         marks: dict[int, MarkUpdate] = {}
         rates: dict[int, RateUpdate] = {}
         instances = list(self._watchers.instances.values())
@@ -157,7 +162,7 @@ class Publication:
             cost += len(holder.rows) / (PREPARED_ROWS if prepared is not None else 1)
             if updates and (cost > most_rows or len(rows) + len(holder.rows) > MOST_ROWS_AT_ONCE):
                 break
-            updates.append(whole_user(self._book, holder) if prepared is None else prepared)
+            updates.append(whole_user(self._book, holder, self._statements) if prepared is None else prepared)
             slots.append(holder.slot)
             rows.extend(holder.rows.values())
             self._watchers.follow(instance, holder.user_id, holder.slot)

@@ -129,6 +129,7 @@ class PnlWorker:
             book_epoch=epoch,
             shard=shard,
             prepared=self._prepared,
+            statements=self._cached.bodies.statements,
         )
         self._publisher = PnlPublisher(redis, redis_timeout_s, cache_ttl_s, shard)
         loaded_to = BEFORE_ALL if kept is None else kept.loaded_to

@@ -3,27 +3,34 @@
 from app.bus.messages import BalanceUpdate, RowUpdate, UserUpdate
 from app.domain.book import Book, Change, Holder
 from app.domain.positions import Position
-from app.domain.still_statement import still_statement
+from app.domain.row_statements import RowStatements
+from app.domain.still_statement import StillStatement, still_statement
 
 
-def changed_user(book: Book, slot: int, change: Change) -> UserUpdate:
+def changed_user(book: Book, slot: int, change: Change, statements: RowStatements) -> UserUpdate:
     """A user whose rows or sums changed. Rows that closed are told a last time, those that vanished are only named."""
-    rows = [_open_row(book, row) for row in sorted(change.rows)]
+    rows = [_open_row(book, row, statements) for row in sorted(change.rows)]
     closed = [
-        _row(ended, position, position.symbol) for ended, position in change.ended.items() if position is not None
+        _row(ended, position, position.symbol, still_statement(position))
+        for ended, position in change.ended.items()
+        if position is not None
     ]
     vanished = [ended for ended, position in change.ended.items() if position is None]
     return _user(book.holder(slot), full=False, rows=[*rows, *closed], removed=vanished)
 
 
-def whole_user(book: Book, holder: Holder) -> UserUpdate:
-    """A user with all his rows."""
-    rows = [_open_row(book, row) for row in holder.rows.values()]
+def whole_user(book: Book, holder: Holder, statements: RowStatements | None = None) -> UserUpdate:
+    """A user with all his rows, whose statements are kept for other ends too."""
+    rows = [_open_row(book, row, statements) for row in holder.rows.values()]
     return _user(holder, full=True, rows=rows, removed=[])
 
 
-def _open_row(book: Book, row: int) -> RowUpdate:
-    return _row(int(book.rows.slot[row]), book.position(row), book.prices.name(int(book.rows.column[row])))
+def _open_row(book: Book, row: int, statements: RowStatements | None) -> RowUpdate:
+    position = book.position(row)
+    still = still_statement(position)
+    if statements is not None:
+        statements.keep(row, position, still)
+    return _row(int(book.rows.slot[row]), position, book.prices.name(int(book.rows.column[row])), still)
 
 
 def _user(holder: Holder, *, full: bool, rows: list[RowUpdate], removed: list[int]) -> UserUpdate:
@@ -51,8 +58,7 @@ def _user(holder: Holder, *, full: bool, rows: list[RowUpdate], removed: list[in
     )
 
 
-def _row(slot: int, position: Position, mark: str) -> RowUpdate:
-    still = still_statement(position)
+def _row(slot: int, position: Position, mark: str, still: StillStatement) -> RowUpdate:
     return RowUpdate(
         slot=slot,
         position_id=position.position_id,

@@ -111,7 +111,7 @@ async def test_a_stopped_process_drains_its_streams_first(redis_url: str, token:
         process.send_signal(signal.SIGTERM)
         for client in clients:
             assert await client.closed(10) == Close.DRAINING
-            assert client.frames[-1]["type"] == "going_away"
+            assert "going_away" in {frame["type"] for frame in client.frames}
         async with asyncio.timeout(15):
             assert await process.wait() == 0
         stuck.transport.abort()
