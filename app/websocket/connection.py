@@ -134,6 +134,11 @@ class Connection:
         return self.identity.user_id
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for its user's P&L, which nobody here has yet."""
+        return self.waits_since is not None
+
+    @property
     def max_hz(self) -> float:
         """How many updates a second it is sent at most."""
         return self._max_hz

@@ -26,6 +26,9 @@ _BUFFER_BYTES: Final = 8 * 2**20
 _ROOM_EACH: Final = 2**19
 """A turn ends early where no frame as large as this would find room. What may be larger is written by Python."""
 
+_WAITING_S: Final = 0.25
+"""How long nobody looks at who waits for his user's P&L alone: its arrival hurries him."""
+
 Seats = NDArray[np.intp]
 
 _NONE: Final[Seats] = np.zeros(0, np.intp)
@@ -89,6 +92,8 @@ class Fanout:
             if payloads:
                 is_sent[index] = True
                 connection.outlet.send(*payloads)
+            elif connection.is_waiting:
+                self._roster.rest_until(connection.seat, now + _WAITING_S)
             if self._writer is not None and not connection.is_closed:
                 self._bind(connection)
         return is_sent
@@ -100,9 +105,10 @@ class Fanout:
             self._roster.list_watched(connection.seat, prices)
             connection.is_bound = True
         lane = self._state.lane_of(connection.user_id)
+        connection.lane = lane.shard.number
         view = lane.mirror.users.get(connection.user_id)
         if view is not None:
-            connection.lane, connection.user, connection.serial = lane.shard.number, view.seat, view.serial
+            connection.user, connection.serial = view.seat, view.serial
 
 
 class _Writer:

@@ -166,6 +166,12 @@ class ConnectionManager:
                 connection.queue_event(event)
                 self._schedule.hurry(connection)
 
+    def hurry(self, user_id: str) -> None:
+        """A user's P&L has come: whoever was promised a snapshot of it does not wait for his turn."""
+        for connection in self._subscriptions.users.connections_of(user_id):
+            if connection.awaits_pnl or connection.awaits_positions:
+                self._schedule.hurry(connection)
+
     def give_up_events(self, user_id: str) -> None:
         """A user's events cannot be completed: end the connections that were promised all of them."""
         for connection in list(self._subscriptions.users.connections_of(user_id)):

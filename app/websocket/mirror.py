@@ -263,6 +263,7 @@ class PnlMirror:
 
     def __init__(self, is_wanted: Callable[[str], bool], serials: Iterator[int] | None = None) -> None:
         self._is_wanted = is_wanted
+        self._arrived: set[str] = set()
         self._serials = count(1) if serials is None else serials
         self.book_epoch = 0
         self._sequence: int | None = None
@@ -282,6 +283,11 @@ class PnlMirror:
         """The commit at which a mark last became stale, fresh, known or unknown."""
         self.user_unrealized = UserFigures()
         self.row_unrealized = RowFigures()
+
+    def take_arrived(self) -> set[str]:
+        """Users who came whole since the last call."""
+        arrived, self._arrived = self._arrived, set()
+        return arrived
 
     def next_serial(self) -> int:
         """A number that no view had before, in this mirror or another."""
@@ -355,6 +361,7 @@ class PnlMirror:
         if update.full and self._is_wanted(update.user_id):
             self.drop(update.user_id)
             self.users[update.user_id] = UserView(update, self, ordinal)
+            self._arrived.add(update.user_id)
         elif (view := self.users.get(update.user_id)) is not None:
             view.apply(update, self, ordinal)
         # Else a change to rows that are not known here: the whole is on its way, or nobody is connected.

@@ -80,6 +80,11 @@ class Roster:
         if self.due[seat] != NEVER:
             self.due[seat], self.looked[seat] = 0.0, -1
 
+    def rest_until(self, seat: int, moment: float) -> None:
+        """Look at it then, if it is served at all."""
+        if self.due[seat] != NEVER:
+            self.due[seat] = moment
+
     def list_watched(self, seat: int, prices: list[int]) -> None:
         """Note what a connection watches."""
         self._unlist(seat)

@@ -147,6 +147,9 @@ class Stream:
     # What the follower reports.
 
     def committed(self) -> None:
+        for lane in self.state.lanes:
+            for user_id in lane.mirror.take_arrived():
+                self.manager.hurry(user_id)
         self.schedule.wake()
 
     def ask_again(self, shard: Shard | None) -> None:

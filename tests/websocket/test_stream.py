@@ -178,6 +178,18 @@ class TestPnl:
         assert totals["pnl"]["unrealized_pnl"] == "1501.525"
         assert totals["pnl"]["net_exposure"] == "26001.575"
 
+    async def test_a_snapshot_does_not_wait_for_the_next_turn_of_who_wants_few_updates(self, server: Server) -> None:
+        client = await server.connect()
+        await client.ask("configured", type="configure", id=9, max_hz=0.1)
+        await client.ask("subscribed", type="subscribe", id=1, channel="prices", symbols=["BTCUSDT"])
+        await client.ask("subscribed", type="subscribe", id=2, channel="pnl")
+        await server.market.flush(PRICES)
+        await client.next("update")
+        server.market.traders = [trader()]
+        await server.market.flush(PRICES, users=[server.market.traders[0].update(full=True)])
+        async with asyncio.timeout(6):
+            assert (await client.next("snapshot"))["channel"] == "pnl"
+
     async def test_rows_and_total_of_each_update_add_up(self, server: Server) -> None:
         client = await pnl_subscriber(server)
         known: dict[str, Decimal] = {"alice-btc": Decimal("1500.025"), "alice-eth": Decimal("1.5")}
