@@ -61,8 +61,9 @@ class Fanout:
         if self._lanes is not self._state.lanes:
             self._lanes = self._state.lanes
             self._roster.unbind()
-        outlets = [one.outlet for one in self._connections(seats)]
-        descriptors = np.fromiter([outlet.descriptor() for outlet in outlets], np.int32, len(outlets))
+        here = self._roster.outlets
+        outlets = [here[seat] for seat in seats.tolist()]
+        descriptors = np.array([outlet.descriptor() for outlet in outlets], np.int32)
         is_full = descriptors == FULL
         full = _NONE
         if is_full.any():

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from app.websocket.outlet import Outlet
 from app.websocket.tables import CONNECTION, Lists, Seats, empty, longer
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class Roster:
     def __init__(self) -> None:
         self._seats = Seats(NOBODY + 1)
         self.connections: list[Connection | None] = [None]
+        self.outlets: list[Outlet | None] = [None]
         self.serving = 0
         """How many are served."""
         self.due: NDArray[np.float64] = np.full(_FIRST_SEATS, NEVER)
@@ -45,11 +47,12 @@ class Roster:
         seat = self._seats.take()
         if seat == len(self.connections):
             self.connections.append(None)
+            self.outlets.append(None)
         if seat >= len(self.table):
             self._grow(seat + 1)
         self.table[seat] = np.zeros((), CONNECTION)
         self.due[seat], self.looked[seat] = NEVER, -1
-        self.connections[seat] = connection
+        self.connections[seat], self.outlets[seat] = connection, connection.outlet
         return seat
 
     def leave(self, connection: "Connection") -> None:
@@ -60,7 +63,7 @@ class Roster:
         self.end(seat)
         self._unlist(seat)
         self.columns["is_closed"][seat] = True
-        self.connections[seat] = None
+        self.connections[seat] = self.outlets[seat] = None
         self._seats.give_back(seat)
 
     def begin(self, seat: int) -> None:

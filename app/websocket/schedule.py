@@ -19,7 +19,7 @@ from app.websocket.fanout import Fanout, Turn
 from app.websocket.roster import NEVER, Roster
 
 TURN_S = 0.005
-"""The grain of the schedule."""
+"""The grain of the schedule: so far apart are two rounds over those who are ready."""
 
 TOGETHER = 200
 """Connections served between two turns of the event loop."""
@@ -58,6 +58,8 @@ class Schedule:
         self._clock = clock
         self._ready = _NONE
         """Seats in the order in which they are served next."""
+        self._next_round = 0.0
+        """Before that, nobody more is looked at."""
         self._woken = asyncio.Event()
         self._wakes = 0
         """How often everybody was to be looked at."""
@@ -104,7 +106,12 @@ class Schedule:
         while True:
             now = self._clock()
             if not len(self._ready):
+                if now < self._next_round:
+                    # Whoever becomes ready in between is served with the others: a turn for a handful costs as much.
+                    await asyncio.sleep(self._next_round - now)
+                    now = self._clock()
                 self._ready = self._all_ready(now)
+                self._next_round = now + TURN_S
             if len(self._ready):
                 self._serve_some(now)
                 await asyncio.sleep(0)
@@ -124,8 +131,7 @@ class Schedule:
         first = float(due[due > now].min(initial=NEVER))
         timer = None
         if first != NEVER:
-            # Who comes a little later is served with the first.
-            timer = asyncio.get_running_loop().call_later(first - now + TURN_S, self._woken.set)
+            timer = asyncio.get_running_loop().call_later(first - now, self._woken.set)
         await self._woken.wait()
         if timer is not None:
             timer.cancel()

@@ -97,8 +97,8 @@ class Side:
         self.fanout = Fanout(state, self.roster, self.delivery, library)
         self.clients: dict[str, Connection] = {}
 
-    def enter(self, name: str, user_id: str) -> Connection:
-        connection = Connection(name, Identity(user_id, "s", 2**52), None, KeptFrames(), 10, self.roster)
+    def enter(self, name: str, user_id: str, outlet: KeptFrames | None = None) -> Connection:
+        connection = Connection(name, Identity(user_id, "s", 2**52), None, outlet or KeptFrames(), 10, self.roster)
         connection.sent = self.state.ordinal
         connection.flushes = self.state.flushes
         connection.status = self.state.health.version
@@ -377,8 +377,8 @@ def one_client(library: ctypes.CDLL, ours: socket.socket, symbols: int) -> tuple
     state = StreamState(stale_after_ms=5000, is_wanted=lambda user: True, now=0.0)
     state.load_prices(PriceHead(7, 0, 1, LIVE), {}, 0.0)
     side = Side(state, library)
-    connection = side.enter("c", "alice")
-    connection.outlet = outlet = KeptFrames(ours)
+    outlet = KeptFrames(ours)
+    connection = side.enter("c", "alice", outlet)
     names = [f"S{number}USDT" for number in range(symbols)]
     connection.watched = {name: state.watch(name) for name in names}
     state.offer_prices(price_flush(1, [price(name, "1.5") for name in names], as_of_ms=1), 0.1)
