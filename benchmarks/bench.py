@@ -13,7 +13,7 @@ import msgspec
 from app.entry.capacity import COSTS_PATH, read_costs
 from app.supervision.problems import StartProblem
 from app.supervision.screen import Screen
-from benchmarks import book, flush, frames, ingest, takeover, ticks
+from benchmarks import book, flush, frames, ingest, stalled, takeover, ticks
 from benchmarks.baselines import measure_baselines
 from benchmarks.costs import updated
 from benchmarks.markdown import markdown
@@ -28,6 +28,7 @@ _SMALL_PARTS: Final = {
     "book": book.figures,
     "frames": frames.figures,
     "takeover": takeover.figures,
+    "stalled": stalled.figures,
 }
 
 

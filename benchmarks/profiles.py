@@ -69,11 +69,11 @@ PROFILES: Final = {
         Profile("1k", 1_000),
         Profile("5k", 5_000),
         Profile("10k", 10_000),
-        Profile("25k", 25_000, web_workers=3),
+        Profile("25k", 25_000),
         Profile("1k-busy", 1_000, ticks_per_s=20_000),
         Profile("5k-busy", 5_000, ticks_per_s=20_000),
         Profile("10k-busy", 10_000, ticks_per_s=20_000),
-        Profile("25k-busy", 25_000, ticks_per_s=20_000, web_workers=3),
+        Profile("25k-busy", 25_000, ticks_per_s=20_000),
     )
 }
 

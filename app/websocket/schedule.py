@@ -37,9 +37,13 @@ _STORM_S = 0.25
 _BUSY_SHARE = 0.7
 """The part of a core that the fan-out may use before everybody's interval grows."""
 
-_EAGERNESS = 0.2
-"""The part of an interval by which a connection that was served late, or after a pause, is ready early: a flush of
-the same interval never finds it resting a moment longer, which would cost it a whole flush."""
+_EARLY_S = 0.08
+"""By so much a connection that kept to its interval lately may be early: a commit out of turn is shown at once, and the
+flush after it not much later."""
+
+_TOLERANCE = 0.05
+"""By so much a connection may get more than it asked for: flushes that come a little quicker than that would otherwise
+find it resting a little longer each time, until it misses one."""
 
 _FIRST_COST_S = 15e-6
 _FIRST_LOOK_S = 3e-6
@@ -61,6 +65,7 @@ class Schedule:
         self._next_round = 0.0
         """Before that, nobody more is looked at."""
         self._woken = asyncio.Event()
+        self._committed_at = 0.0
         self._wakes = 0
         """How often everybody was to be looked at."""
         self.cost_s = _FIRST_COST_S
@@ -84,7 +89,12 @@ class Schedule:
         self._woken.set()
 
     def wake(self) -> None:
-        """Something was committed, or time has passed: look at everybody who waits for that."""
+        """Something was committed: look at everybody who waits for that."""
+        self._committed_at = self._clock()
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Look at everybody who has rested, for what time alone brings."""
         self._wakes += 1
         self._woken.set()
 
@@ -95,7 +105,7 @@ class Schedule:
 
     def interval_s(self, connection: Connection) -> float:
         """How long a connection rests after a frame: its own interval, or longer under load."""
-        return max(float(self._roster.rest[connection.seat]) * (1 - _EAGERNESS), self._shortest_s())
+        return max(float(self._roster.rest[connection.seat]) * (1 - _TOLERANCE), self._shortest_s())
 
     def _shortest_s(self) -> float:
         """The interval at which the fan-out uses no more than its share."""
@@ -158,11 +168,17 @@ class Schedule:
         return TOGETHER if now >= self._storm_until else _TOGETHER_IN_A_STORM
 
     def _rest(self, seats: NDArray[np.intp], now: float) -> None:
-        """They were sent something. On average none gets more than it asked for: what comes late makes up for it."""
+        """They were sent something. On average none gets noticeably more than it asked for.
+
+        They rest from the commit on, not from when their turn came: so who rests for as long as a flush takes is ready
+        at the next one, instead of keeping behind each as far as it was behind the first. This is the generic cell rate
+        algorithm (ITU-T I.371, annex A) with commits for arrivals.
+        """
         roster = self._roster
         seats = seats[roster.due[seats] != NEVER]
-        rest = roster.rest[seats]
-        own = np.maximum(roster.due[seats] + rest, now + rest * (1 - _EAGERNESS))
+        rest = roster.rest[seats] * (1 - _TOLERANCE)
+        early = np.minimum(rest, _EARLY_S)
+        own = np.maximum(roster.due[seats], self._committed_at - early) + rest
         roster.due[seats] = np.maximum(own, now + self._shortest_s())
 
     def _pause(self, seats: NDArray[np.intp], now: float) -> None:
@@ -183,10 +199,12 @@ class Schedule:
 
     def _note_cost(self, turn: Turn, took: float) -> None:
         if len(turn.served):
-            self.cost_s = _smooth(self.cost_s, took / len(turn.served))
+            self.cost_s = _smooth(self.cost_s, took, len(turn.served))
         elif len(turn.idle):
-            self.look_s = _smooth(self.look_s, took / len(turn.idle))
+            self.look_s = _smooth(self.look_s, took, len(turn.idle))
 
 
-def _smooth(known: float, measured: float) -> float:
-    return known + (min(max(measured, _LOWEST_COST_S), _HIGHEST_COST_S) - known) * _NEW_WEIGHT
+def _smooth(known: float, took: float, count: int) -> float:
+    """What one costs, where so many took so long. Many tell more than few, whose turn costs as much as itself."""
+    measured = min(max(took / count, _LOWEST_COST_S), _HIGHEST_COST_S)
+    return known + (measured - known) * _NEW_WEIGHT * min(1.0, count / TOGETHER)

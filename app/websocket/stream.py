@@ -185,7 +185,7 @@ class Stream:
             now = self._clock()
             self.state.commit_overdue(now)
             self.state.check_silence(now)
-            self.schedule.wake()
+            self.schedule.look_again()
             turn += 1
             if turn % 2 == 0:
                 self._relay.check(self._shown_seq)
