@@ -17,7 +17,7 @@ FROM python:3.13-bookworm AS compiled
 COPY --from=packages /venv /venv
 WORKDIR /srv/tidemark
 COPY app ./app
-RUN /venv/bin/python -m app.websocket.compiled && test -f app/websocket/_fanout.so
+RUN /venv/bin/python -m app.websocket.compiled && test -f app/websocket/fanout.compiled
 
 FROM python:3.13-slim-bookworm
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin tidemark \

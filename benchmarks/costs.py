@@ -84,9 +84,7 @@ def _from_bases(runs: Mapping[str, Recorded], costs: Costs) -> dict[str, tuple[f
     """What is there beside all that the model counts, on average."""
     if not runs:
         return {}
-    none = msgspec.structs.replace(
-        costs, price_base_cores=0.0, market_prices_per_flush=0.0, pnl_ms_per_flush=0.0, redis_us_per_kb=0.0
-    )
+    none = msgspec.structs.replace(costs, price_base_cores=0.0, market_prices_per_flush=0.0, pnl_ms_per_flush=0.0)
     plans = {name: plan(run.load, none, web_workers=run.web_workers) for name, run in runs.items()}
     prices = [run.measured["prices_per_flush"] - plans[name].prices_per_flush for name, run in runs.items()]
     prices_cost = FLUSHES_PER_S * costs.price_us_per_price / 1e6
@@ -95,16 +93,11 @@ def _from_bases(runs: Mapping[str, Recorded], costs: Costs) -> dict[str, tuple[f
         for (name, run), extra in zip(runs.items(), prices, strict=True)
     ]
     flush_ms = [(run.measured["pnl_cores"] - plans[name].pnl_cores) * 1e3 / FLUSHES_PER_S for name, run in runs.items()]
-    redis = [
-        (run.measured["redis_cores"] - plans[name].redis_cores) * 1e9 / run.measured["redis_output_bytes_per_s"]
-        for name, run in runs.items()
-    ]
     source = f"the rest, over the profiles {', '.join(runs)}"
     return {
         "market_prices_per_flush": (_rounded(max(0.0, float(np.mean(prices)))), source),
         "price_base_cores": (_rounded(max(0.0, float(np.mean(cores)))), source),
         "pnl_ms_per_flush": (_rounded(max(0.0, float(np.mean(flush_ms)))), source),
-        "redis_us_per_kb": (_rounded(max(0.0, float(np.mean(redis)))), source),
     }
 
 
@@ -127,7 +120,17 @@ def _fitted(
         ],
         [run.measured["web_cores"] - _hearing(run, found, costs) for run, found in ours],
     )
+    quiet = msgspec.structs.replace(costs, redis_base_cores=0.0, redis_us_per_kb=0.0)
+    redis_base, redis_kb = _solved(
+        [(1.0, run.measured["redis_output_bytes_per_s"] / 1e9) for run, _ in ours],
+        [
+            run.measured["redis_cores"] - plan(run.load, quiet, web_workers=run.web_workers).redis_cores
+            for run, _ in ours
+        ],
+    )
     found = {
+        "redis_base_cores": redis_base,
+        "redis_us_per_kb": redis_kb,
         "frame_bytes": frame_bytes,
         "row_bytes": row_bytes,
         "web_base_cores": web_base,

@@ -79,10 +79,7 @@ Topology: TypeAlias = Server | SentinelService | Cluster
 
 def parse_redis_url(url: str) -> Topology:
     """What a URL names. Raises RedisUrlError."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise RedisUrlError("is not a URL") from None
+    parts = _split(url)
     base, _, kind = parts.scheme.partition("+")
     if kind == "" and base == "unix":
         _check_unix(parts)
@@ -97,6 +94,16 @@ def parse_redis_url(url: str) -> Topology:
     if kind == "sentinel":
         return _sentinel(parts._replace(scheme=base))
     return _cluster(parts._replace(scheme=base))
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of a URL. Hosts are set aside: newer releases of Python refuse several with an IPv6 address."""
+    scheme, separator, rest = url.partition("://")
+    end = min((at for at in map(rest.find, "/?#") if at >= 0), default=len(rest))
+    try:
+        return urlsplit(f"{scheme}{separator}{rest[end:]}")._replace(netloc=rest[:end])
+    except ValueError:
+        raise RedisUrlError("is not a URL") from None
 
 
 def _check_unix(parts: SplitResult) -> None:

@@ -108,6 +108,8 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """A price in a flush."""
     market_prices_per_flush: float
     """Prices in a flush that are of the whole market: an exchange's last prices, each second."""
+    redis_base_cores: float
+    """Of Redis, for all that does not grow: heartbeats, interest, sessions."""
     redis_us_per_kb: float
     """Of output."""
     redis_us_per_delivery: float
@@ -232,9 +234,8 @@ def _reckoned(
     pnl_bytes = FLUSHES_PER_S * rows_per_flush * costs.pnl_row_bytes
     # One message for each worker to each web process, and the prices to both.
     deliveries_per_s = FLUSHES_PER_S * (workers * shards + workers + shards)
-    redis_cores = (
-        (price_bytes + pnl_bytes) / 1e3 * costs.redis_us_per_kb + deliveries_per_s * costs.redis_us_per_delivery
-    ) / 1e6
+    sending_us = (price_bytes + pnl_bytes) / 1e3 * costs.redis_us_per_kb
+    redis_cores = costs.redis_base_cores + (sending_us + deliveries_per_s * costs.redis_us_per_delivery) / 1e6
     takeover_s = LEASE_S + SPEAK_S + load.all_positions / shards / TOLD_ROWS_PER_S
     return Plan(
         rows_per_frame=rows_per_frame,

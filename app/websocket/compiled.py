@@ -19,7 +19,7 @@ import numpy as np
 from app.websocket import tables
 
 _SOURCE: Final = Path(__file__).with_name("fanout.c")
-LIBRARY: Final = Path(__file__).with_name("_fanout.so")
+LIBRARY: Final = Path(__file__).with_name("fanout.compiled")
 SHARED: Final = ("-std=gnu11", "-shared", "-fPIC")
 _OPTIONS: Final = ("-O2", *SHARED)
 _COMPILERS: Final = ("cc", "gcc", "clang")

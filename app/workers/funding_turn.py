@@ -112,12 +112,16 @@ class FundingTurn:
                 if not await self._pay_user(user_id, since):
                     unpaid.append(user_id)
 
+        lost: BaseExceptionGroup[DatabaseUnavailable] | None = None
         try:
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(_TRANSACTIONS_AT_ONCE):
                     tasks.create_task(pay_next(), name="funding.pay")
         except* DatabaseUnavailable as errors:
-            raise DatabaseUnavailable(str(errors.exceptions[0])) from errors
+            # Raised in here, it would come out as a group on some releases of Python.
+            lost = errors
+        if lost is not None:
+            raise DatabaseUnavailable(str(lost.exceptions[0])) from lost
         return unpaid
 
     async def _pay_user(self, user_id: str, since: datetime) -> bool:

@@ -22,6 +22,7 @@ TRUE = msgspec.structs.replace(
     pnl_ms_per_flush=2.5,
     price_base_cores=0.04,
     market_prices_per_flush=50.0,
+    redis_base_cores=0.01,
     redis_us_per_kb=3.0,
     load_us_per_position=30.0,
 )

@@ -78,7 +78,7 @@ def test_tls_is_for_every_server(kind: str) -> None:
         ("redis+cluster://a:1/3", "database"),
         ("redis+cluster://a:1?db=1", "unknown option 'db'"),
         ("redis+cluster://:hid#den@a:1", "%23"),
-        ("redis://[::1", "not a URL"),
+        ("redis://[::1", "host:port"),
     ],
 )
 def test_a_url_that_names_nothing_is_refused_with_a_reason_and_without_its_secrets(url: str, said: str) -> None:

@@ -30,6 +30,7 @@ COSTS = Costs(
     price_us_per_price=2.5,
     price_bytes=90.0,
     market_prices_per_flush=60.0,
+    redis_base_cores=0.01,
     redis_us_per_kb=2.0,
     redis_us_per_delivery=5.0,
     redis_bytes_per_user=10e3,

@@ -42,7 +42,7 @@ SANITIZED = "FANOUT_SANITIZED"
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     if not any(map(shutil.which, ("cc", "gcc", "clang"))):
         pytest.skip("there is no C compiler")
-    path = tmp_path_factory.mktemp("compiled") / "_fanout.so"
+    path = tmp_path_factory.mktemp("compiled") / "fanout.compiled"
     if SANITIZED in os.environ:
         build(path, ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", *SHARED])
     else:
@@ -507,7 +507,7 @@ import ctypes, tempfile
 from pathlib import Path
 import numpy as np
 from app.websocket.compiled import OUTCOME, SHARED, StreamRecord, build, load
-path = Path(tempfile.mkdtemp()) / "_fanout.so"
+path = Path(tempfile.mkdtemp()) / "fanout.compiled"
 build(path, ["-g", "-O1", "-fsanitize=address,undefined", *SHARED])
 library = load(path)
 table = np.zeros(64, np.uint8)
