@@ -40,7 +40,7 @@ _SYMBOLS: Final = 300
 _SHARDS: Final = shards_of(2)
 _ROUNDS: Final = 3
 _USERS_AN_INSTANCE: Final = 6_250
-"""A web process has up to 8,400 (docs/capacity.md)."""
+"""As many as a web process may have at several updates a second."""
 _HEARTBEAT_S: Final = 1.0
 _LONGEST_S: Final = 300.0
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,13 @@ async def test_an_import_that_is_interrupted_is_cancelled(
     path.write_text(HEADER + "".join(rows))
     environment = {"DATABASE_URL": str(settings.database_url), "REDIS_URL": str(settings.redis_url), "PATH": ""}
     command = [sys.executable, str(PROJECT / "run.py"), "import", str(path), "--user", "alice"]
-    process = await asyncio.create_subprocess_exec(*command, env=environment, stderr=subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(
+        # Who runs the tests in the background has them ignore the signal, and with them what they start.
+        *command,
+        env=environment,
+        stderr=subprocess.PIPE,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
     async with asyncio.timeout(60):
         while not await count(database_url, "imports WHERE state = 'running'"):
             await asyncio.sleep(0.02)
